@@ -1,0 +1,1 @@
+//! Simulator, oracle and suites
