@@ -86,7 +86,9 @@ impl Batch {
         let Some(entry) = self.entries.get(index) else { return ("", "") };
         let names = self.data.get(entry.names as usize..).unwrap_or_default();
         let Some((&length, rest)) = names.split_first() else { return ("", "") };
-        let Some((exchange, rest)) = rest.split_at_checked(usize::from(length)) else { return ("", "") };
+        let Some((exchange, rest)) = rest.split_at_checked(usize::from(length)) else {
+            return ("", "");
+        };
         let Some((&length, rest)) = rest.split_first() else { return ("", "") };
         let key = rest.get(..usize::from(length)).unwrap_or_default();
         // Checked when the batch was filled.

@@ -99,7 +99,10 @@ mod tests {
             set.insert_run(first, last);
             plain.extend(first..=last);
             assert!((1..=410).all(|n| set.contains(n) == plain.contains(&n)));
-            assert!((1..=set.watermark()).all(|n| plain.contains(&n)) && !plain.contains(&(set.watermark() + 1)));
+            assert!(
+                (1..=set.watermark()).all(|n| plain.contains(&n))
+                    && !plain.contains(&(set.watermark() + 1))
+            );
         }
     }
 
