@@ -14,6 +14,8 @@ mod frame;
 mod method;
 mod publish;
 mod read;
+#[cfg(test)]
+mod samples;
 mod table;
 
 use thiserror::Error;
