@@ -17,6 +17,7 @@ fn f20_f21_seeds_end_as_they_should() {
         ("seed-declare-consume-return", (3, None)),
         ("seed-deliver-in-pieces", (4, None)),
         ("seed-lying-length", (1, Some(WireError::TableLength))),
+        ("seed-lying-table", (1, Some(WireError::TableLength))),
         ("seed-nested-32", (1, None)),
         ("seed-nested-600", (1, Some(WireError::TableTooDeep))),
         ("seed-oversize", (0, Some(WireError::FrameTooLarge { size: u32::MAX, max: 131_072 }))),
