@@ -56,13 +56,6 @@ impl Personality {
         }
     }
 
-    pub(crate) const fn mechanisms(self) -> &'static str {
-        match self {
-            Self::RabbitMq => "AMQPLAIN PLAIN",
-            Self::LavinMq => "AMQPLAIN PLAIN",
-        }
-    }
-
     pub(crate) const fn tune(self) -> Tune {
         match self {
             Self::RabbitMq => Tune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 },

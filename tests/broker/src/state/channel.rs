@@ -23,7 +23,7 @@ pub(super) struct Consumer {
 
 impl Consumer {
     pub(super) fn has_room(&self) -> bool {
-        self.no_ack || self.prefetch == 0 || self.unacked < self.prefetch.into()
+        self.prefetch == 0 || self.unacked < self.prefetch.into()
     }
 }
 
@@ -74,6 +74,8 @@ pub(super) struct Channel {
     pub(super) prefetch: u16,
     /// For all consumers together (`global`); zero is no limit.
     pub(super) channel_prefetch: u16,
+    /// The queue declared last: the one meant where a method names none.
+    pub(super) last_queue: Arc<str>,
     /// What the client asked for by channel.flow.
     pub(super) flow: bool,
 }
@@ -90,16 +92,19 @@ impl Channel {
             consumers: Vec::new(),
             prefetch: 0,
             channel_prefetch: 0,
+            last_queue: Arc::from(""),
             flow: true,
         }
     }
 
-    /// Whether the channel as a whole may get deliveries.
-    pub(super) fn has_room(&self) -> bool {
-        !self.closing
-            && self.flow
-            && (self.channel_prefetch == 0
-                || self.unacked.len() < usize::from(self.channel_prefetch))
+    /// The consumer, if it may get a delivery now.
+    pub(super) fn consumer_with_room(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
+        let room =
+            self.channel_prefetch == 0 || self.unacked.len() < usize::from(self.channel_prefetch);
+        if self.closing || !self.flow {
+            return None;
+        }
+        self.consumer(id).filter(|consumer| consumer.no_ack || (room && consumer.has_room()))
     }
 
     pub(super) fn consumer(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
@@ -117,16 +122,18 @@ impl Channel {
         self.last_target.clone()
     }
 
-    /// Takes the deliveries that a settlement means: `tag` alone, or all up to it (0: all there are).
-    /// None if there is no such delivery.
-    pub(super) fn take_unacked(&mut self, tag: u64, multiple: bool) -> Option<VecDeque<Unacked>> {
-        if multiple && tag == 0 {
+    /// Takes one delivery that awaits its settlement.
+    pub(super) fn take_unacked(&mut self, tag: u64) -> Option<Unacked> {
+        let at = self.unacked.binary_search_by_key(&tag, |unacked| unacked.tag).ok()?;
+        self.unacked.remove(at)
+    }
+
+    /// Takes all deliveries up to `tag` (0: all there are). None if `tag` is not among them.
+    pub(super) fn take_unacked_through(&mut self, tag: u64) -> Option<VecDeque<Unacked>> {
+        if tag == 0 {
             return Some(std::mem::take(&mut self.unacked));
         }
         let at = self.unacked.binary_search_by_key(&tag, |unacked| unacked.tag).ok()?;
-        if !multiple {
-            return self.unacked.remove(at).map(|one| VecDeque::from([one]));
-        }
         let rest = self.unacked.split_off(at + 1);
         Some(std::mem::replace(&mut self.unacked, rest))
     }

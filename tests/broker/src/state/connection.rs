@@ -36,7 +36,8 @@ pub(super) struct Capabilities {
 
 impl Capabilities {
     pub(super) fn of(properties: &FieldTable) -> Self {
-        let Some(table) = properties.inner().get("capabilities").and_then(AMQPValue::as_field_table)
+        let Some(table) =
+            properties.inner().get("capabilities").and_then(AMQPValue::as_field_table)
         else {
             return Self::default();
         };
@@ -59,6 +60,8 @@ pub(super) struct Connection {
     pub(super) announced: bool,
     /// When, and how, the transport is to be ended once the output is flushed.
     pub(super) ending: Option<(Time, Ending)>,
+    /// When a tick has to look at `ending`.
+    pub(super) ending_check: Option<Time>,
     pub(super) frame_max: u32,
     pub(super) channel_max: u16,
     /// Zero is none.
@@ -86,6 +89,7 @@ impl Connection {
             output: Output::default(),
             announced: false,
             ending: None,
+            ending_check: None,
             frame_max,
             channel_max: 0,
             heartbeat: Duration::ZERO,
@@ -105,6 +109,11 @@ impl Connection {
     /// Whether frames are taken from the input.
     pub(super) fn is_reading(&self) -> bool {
         !self.blocked && self.phase != Phase::Over
+    }
+
+    pub(super) const fn end_at(&mut self, at: Time, ending: Ending) {
+        self.ending = Some((at, ending));
+        self.ending_check = Some(at);
     }
 
     /// Whether deliveries may be written.

@@ -8,14 +8,14 @@ use super::queue::QueueId;
 
 /// How an exchange chooses among its bindings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(super) enum Kind {
     Direct,
     Fanout,
     Topic,
 }
 
 impl Kind {
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         match name {
             "direct" => Some(Self::Direct),
             "fanout" => Some(Self::Fanout),
@@ -24,7 +24,7 @@ impl Kind {
         }
     }
 
-    pub(crate) const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Fanout => "fanout",
@@ -35,30 +35,30 @@ impl Kind {
 
 /// Where a binding leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Destination {
+pub(super) enum Destination {
     Queue(QueueId),
     Exchange(Arc<str>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Binding {
-    pub(crate) destination: Destination,
-    pub(crate) key: String,
-    pub(crate) arguments: FieldTable,
+pub(super) struct Binding {
+    pub(super) destination: Destination,
+    pub(super) key: String,
+    pub(super) arguments: FieldTable,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Exchange {
-    pub(crate) kind: Kind,
-    pub(crate) durable: bool,
-    pub(crate) auto_delete: bool,
-    pub(crate) internal: bool,
-    pub(crate) arguments: FieldTable,
-    pub(crate) bindings: Vec<Binding>,
+pub(super) struct Exchange {
+    pub(super) kind: Kind,
+    pub(super) durable: bool,
+    pub(super) auto_delete: bool,
+    pub(super) internal: bool,
+    pub(super) arguments: FieldTable,
+    pub(super) bindings: Vec<Binding>,
 }
 
 impl Exchange {
-    pub(crate) fn predeclared(kind: Kind) -> Self {
+    pub(super) fn predeclared(kind: Kind) -> Self {
         Self {
             kind,
             durable: true,
@@ -70,7 +70,7 @@ impl Exchange {
     }
 
     /// The destinations that a message with this routing key goes to (one may occur twice).
-    pub(crate) fn matching<'a>(
+    pub(super) fn matching<'a>(
         &'a self,
         routing_key: &'a str,
     ) -> impl Iterator<Item = &'a Destination> {

@@ -26,7 +26,13 @@ pub struct Logged {
 pub(super) struct Logs(BTreeMap<ConnId, VecDeque<Logged>>);
 
 impl Logs {
-    pub(super) fn add(&mut self, connection: ConnId, channel: u16, method: &'static str, subject: &str) {
+    pub(super) fn add(
+        &mut self,
+        connection: ConnId,
+        channel: u16,
+        method: &'static str,
+        subject: &str,
+    ) {
         let entries = self.of(connection);
         if entries.len() == ENTRIES {
             entries.pop_front();
@@ -35,7 +41,13 @@ impl Logs {
     }
 
     /// As `add`, but entries that follow one another directly become one.
-    pub(super) fn count(&mut self, connection: ConnId, channel: u16, method: &'static str, subject: &str) {
+    pub(super) fn count(
+        &mut self,
+        connection: ConnId,
+        channel: u16,
+        method: &'static str,
+        subject: &str,
+    ) {
         if let Some(last) = self.of(connection).back_mut()
             && last.channel == channel
             && last.method == method

@@ -239,27 +239,15 @@ impl BrokerState {
         self.dispatch();
     }
 
-    /// When [`tick`](Self::tick) is next needed.
+    /// When [`tick`](Self::tick) is next needed; possibly a time that has passed.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         let (silence, _) = self.settings.personality.silence();
         let connections = self.connections.values().flat_map(|connection| {
-            [
-                connection.heartbeat_due(),
-                connection.silence_due(silence),
-                connection.ending.map(|(due, _)| {
-                    if due <= self.now { due + FLUSH } else { due }
-                }),
-            ]
+            [connection.heartbeat_due(), connection.silence_due(silence), connection.ending_check]
         });
         let queues = self.queues.values().map(Queue::next_expiry);
-        connections
-            .chain(queues)
-            .chain([self.confirms_due])
-            .flatten()
-            // What an earlier tick could not act upon (an overdue flush) is not worth another one.
-            .filter(|due| *due > self.now)
-            .min()
+        connections.chain(queues).chain([self.confirms_due]).flatten().min()
     }
 
     fn advance(&mut self, now: Time) {
@@ -320,11 +308,16 @@ impl BrokerState {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.silence_due(half_intervals).is_some_and(|due| due <= now) {
             connection.phase = Phase::Over;
-            connection.ending = Some((now, ending));
+            connection.end_at(now, ending);
             // A client that is dead takes no output either.
             connection.output = connection::Output::default();
         }
-        if connection.ending.is_some_and(|(due, _)| due <= now) {
+        if let Some(check) = connection.ending_check
+            && check <= now
+        {
+            // Looked at when it is due, and again when the output had its time.
+            let due = connection.ending.map(|(due, _)| due);
+            connection.ending_check = (due == Some(check)).then_some(check + FLUSH);
             announce(&mut self.changed, id, connection);
         }
     }

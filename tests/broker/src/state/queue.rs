@@ -10,49 +10,52 @@ use super::{ConnId, channel::ConsumerId};
 
 /// A queue, for as long as the state lives: a queue declared again under the same name is another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct QueueId(pub(crate) u64);
+pub(super) struct QueueId(pub(crate) u64);
 
 /// A message as it was published; queues share it.
 #[derive(Debug)]
-pub(crate) struct Content {
-    pub(crate) exchange: Arc<str>,
-    pub(crate) routing_key: Arc<str>,
+pub(super) struct Content {
+    pub(super) exchange: Arc<str>,
+    pub(super) routing_key: Arc<str>,
     /// The properties as they came, to be delivered unchanged.
-    pub(crate) properties: Bytes,
-    pub(crate) body: Bytes,
-    pub(crate) persistent: bool,
+    pub(super) properties: Bytes,
+    pub(super) body: Bytes,
+    pub(super) persistent: bool,
     /// The property `expiration`.
-    pub(crate) expiration: Option<Duration>,
+    pub(super) expiration: Option<Duration>,
 }
 
 /// A message's place in one queue.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub(super) struct Entry {
     /// Order within the queue; a requeued message goes back to its place.
-    pub(crate) position: u64,
-    pub(crate) content: Arc<Content>,
-    pub(crate) redelivered: bool,
-    pub(crate) expires: Option<Time>,
+    pub(super) position: u64,
+    pub(super) content: Arc<Content>,
+    pub(super) redelivered: bool,
+    pub(super) expires: Option<Time>,
 }
 
 /// What happens to a publish that finds the queue full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Overflow {
+pub(super) enum Overflow {
     DropHead,
     RejectPublish,
 }
 
 /// What the queue's arguments say, as far as this broker knows them.
 #[derive(Clone, Debug)]
-pub(crate) struct Limits {
-    pub(crate) max_length: Option<u64>,
-    pub(crate) overflow: Overflow,
-    pub(crate) message_ttl: Option<Duration>,
+pub(super) struct Limits {
+    pub(super) max_length: Option<u64>,
+    pub(super) overflow: Overflow,
+    pub(super) message_ttl: Option<Duration>,
 }
 
 impl Limits {
+    pub(super) const NONE: Self =
+        Self { max_length: None, overflow: Overflow::DropHead, message_ttl: None };
+
     /// Reads the arguments, or says which one has no sensible value.
-    pub(crate) fn from_arguments(arguments: &FieldTable) -> Result<Self, &'static str> {
+    pub(super) fn from_arguments(arguments: &FieldTable) -> Result<Self, &'static str> {
         let number = |name: &'static str| match arguments.inner().get(name) {
             None => Ok(None),
             Some(value) => integer(value).map(Some).ok_or(name),
@@ -88,7 +91,7 @@ fn integer(value: &AMQPValue) -> Option<u64> {
 }
 
 /// A field that holds text.
-pub(crate) fn text(value: &AMQPValue) -> Option<String> {
+pub(super) fn text(value: &AMQPValue) -> Option<String> {
     match value {
         AMQPValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
         AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
@@ -98,32 +101,37 @@ pub(crate) fn text(value: &AMQPValue) -> Option<String> {
 
 /// Where a consumer of a queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ConsumerPlace {
-    pub(crate) connection: ConnId,
-    pub(crate) channel: u16,
-    pub(crate) id: ConsumerId,
+pub(super) struct ConsumerPlace {
+    pub(super) connection: ConnId,
+    pub(super) channel: u16,
+    pub(super) id: ConsumerId,
 }
 
 #[derive(Debug)]
-pub(crate) struct Queue {
-    pub(crate) name: Arc<str>,
-    pub(crate) durable: bool,
+pub(super) struct Queue {
+    pub(super) name: Arc<str>,
+    pub(super) durable: bool,
     /// The connection that it belongs to.
-    pub(crate) exclusive: Option<ConnId>,
-    pub(crate) auto_delete: bool,
-    pub(crate) arguments: FieldTable,
-    pub(crate) limits: Limits,
+    pub(super) exclusive: Option<ConnId>,
+    pub(super) auto_delete: bool,
+    pub(super) arguments: FieldTable,
+    pub(super) limits: Limits,
     /// By position.
-    pub(crate) ready: VecDeque<Entry>,
+    pub(super) ready: VecDeque<Entry>,
     next_position: u64,
-    pub(crate) consumers: Vec<ConsumerPlace>,
+    pub(super) consumers: Vec<ConsumerPlace>,
     /// The consumer whose turn it is, as an index.
-    pub(crate) turn: usize,
-    pub(crate) exclusive_consumer: bool,
+    pub(super) turn: usize,
+    pub(super) exclusive_consumer: bool,
 }
 
 impl Queue {
-    pub(crate) fn new(name: Arc<str>, durable: bool, limits: Limits, arguments: FieldTable) -> Self {
+    pub(super) fn new(
+        name: Arc<str>,
+        durable: bool,
+        limits: Limits,
+        arguments: FieldTable,
+    ) -> Self {
         Self {
             name,
             durable,
@@ -140,7 +148,7 @@ impl Queue {
     }
 
     /// Whether the queue refuses one more message.
-    pub(crate) fn refuses(&self) -> bool {
+    pub(super) fn refuses(&self) -> bool {
         self.limits.overflow == Overflow::RejectPublish && self.is_full()
     }
 
@@ -148,12 +156,12 @@ impl Queue {
         self.limits.max_length.is_some_and(|max| self.ready_count() >= max)
     }
 
-    pub(crate) fn ready_count(&self) -> u64 {
+    pub(super) fn ready_count(&self) -> u64 {
         u64::try_from(self.ready.len()).unwrap_or(u64::MAX)
     }
 
     /// Adds a message at the end. The queue may then be over its length: see [`Self::trim`].
-    pub(crate) fn push(&mut self, content: Arc<Content>, now: Time) {
+    pub(super) fn push(&mut self, content: Arc<Content>, now: Time) {
         let ttl = match (self.limits.message_ttl, content.expiration) {
             (Some(queue), Some(message)) => Some(queue.min(message)),
             (queue, message) => queue.or(message),
@@ -168,7 +176,7 @@ impl Queue {
     }
 
     /// Drops what is over the length limit from the head; how many that were.
-    pub(crate) fn trim(&mut self) -> u64 {
+    pub(super) fn trim(&mut self) -> u64 {
         let mut dropped = 0;
         while self.limits.max_length.is_some_and(|max| self.ready_count() > max) {
             self.ready.pop_front();
@@ -178,7 +186,7 @@ impl Queue {
     }
 
     /// Puts a delivered message back into its place.
-    pub(crate) fn requeue(&mut self, mut entry: Entry) {
+    pub(super) fn requeue(&mut self, mut entry: Entry) {
         entry.redelivered = true;
         match self.ready.front() {
             Some(front) if front.position < entry.position => {
@@ -190,7 +198,7 @@ impl Queue {
     }
 
     /// Drops what expired at the head (as RabbitMQ, which looks no further); how many that were.
-    pub(crate) fn expire(&mut self, now: Time) -> u64 {
+    pub(super) fn expire(&mut self, now: Time) -> u64 {
         let mut dropped = 0;
         while self.ready.front().is_some_and(|e| e.expires.is_some_and(|at| at <= now)) {
             self.ready.pop_front();
@@ -200,7 +208,7 @@ impl Queue {
     }
 
     /// When the message at the head expires.
-    pub(crate) fn next_expiry(&self) -> Option<Time> {
+    pub(super) fn next_expiry(&self) -> Option<Time> {
         self.ready.front().and_then(|entry| entry.expires)
     }
 }
