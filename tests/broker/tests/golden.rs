@@ -27,6 +27,8 @@ struct Raw {
 enum Send {
     Method(u16, AMQPClass),
     Bytes(Vec<u8>),
+    /// Waits for one answer.
+    Await,
 }
 
 impl Raw {
@@ -57,11 +59,14 @@ impl Raw {
         self.socket.write_all(&bytes).unwrap();
     }
 
-    fn send(&mut self, send: Send) {
+    /// Sends it; or the next answer.
+    fn send(&mut self, send: Send) -> Option<String> {
         match send {
             Send::Method(channel, method) => self.method(channel, method),
             Send::Bytes(bytes) => self.socket.write_all(&bytes).unwrap(),
+            Send::Await => return Some(self.answer()),
         }
+        None
     }
 
     /// The next frame, in words. Heartbeats do not count.
@@ -233,10 +238,13 @@ fn scripts() -> Vec<(&'static str, Vec<Send>, usize)> {
         ("unroutable, mandatory", vec![select(), publish("", "golden.none", &plain())], 5),
         (
             "immediate",
-            vec![basic(basic::AMQPMethod::Publish(basic::Publish {
-                immediate: true,
-                ..Default::default()
-            }))],
+            vec![
+                basic(basic::AMQPMethod::Publish(basic::Publish {
+                    immediate: true,
+                    ..Default::default()
+                })),
+                bytes(|out| wire::put_content_header(out, 1, 0, &Properties::default())),
+            ],
             1,
         ),
         ("prefetch size", vec![Send::Bytes(prefetch_size)], 1),
@@ -257,7 +265,11 @@ fn scripts() -> Vec<(&'static str, Vec<Send>, usize)> {
         ("get from an empty queue", vec![q(), get("golden.q")], 2),
         ("get from nowhere", vec![get("golden.none")], 1),
         ("consume from nowhere", vec![consume("golden.none", "c")], 1),
-        ("a consumer tag twice", vec![q(), consume("golden.q", "c"), consume("golden.q", "c")], 3),
+        (
+            "a consumer tag twice",
+            vec![q(), consume("golden.q", "c"), Send::Await, Send::Await, consume("golden.q", "c")],
+            1,
+        ),
         (
             "cancelling an unknown consumer",
             vec![basic(basic::AMQPMethod::Cancel(basic::Cancel {
@@ -340,25 +352,29 @@ fn scripts() -> Vec<(&'static str, Vec<Send>, usize)> {
             vec![
                 q(),
                 consume("golden.q", "c"),
+                Send::Await,
+                Send::Await,
                 queue_method(queue::AMQPMethod::Delete(queue::Delete {
                     queue: "golden.q".into(),
                     if_unused: true,
                     ..Default::default()
                 })),
             ],
-            3,
+            1,
         ),
         (
             "delete with a consumer",
             vec![
                 q(),
                 consume("golden.q", "c"),
+                Send::Await,
+                Send::Await,
                 queue_method(queue::AMQPMethod::Delete(queue::Delete {
                     queue: "golden.q".into(),
                     ..Default::default()
                 })),
             ],
-            4,
+            2,
         ),
         (
             "delete nothing",
@@ -447,15 +463,7 @@ fn scripts() -> Vec<(&'static str, Vec<Send>, usize)> {
             })],
             1,
         ),
-        (
-            "more body than announced",
-            vec![bytes(|out| {
-                wire::put_publish(out, 1, "", "golden.none", false);
-                wire::put_content_header(out, 1, 3, &Properties::default());
-                wire::put_body(out, 1, b"body", 4096);
-            })],
-            1,
-        ),
+        // More body than announced is not here: RabbitMQ waits for ever then, and we answer 501.
         ("a connection's method on a channel", vec![Send::Method(1, open("/"))], 1),
         ("a channel's method on channel 0", vec![qos(0)], 1),
         ("a server's method", vec![basic(basic::AMQPMethod::QosOk(basic::QosOk {}))], 1),
@@ -479,10 +487,19 @@ fn scripts() -> Vec<(&'static str, Vec<Send>, usize)> {
 
 fn run(address: SocketAddr, script: &[Send], answers: usize) -> Vec<String> {
     let mut raw = Raw::open(address);
-    for send in script {
-        raw.send(send.clone());
+    let sent: Vec<String> = script.iter().filter_map(|send| raw.send(send.clone())).collect();
+    sent.into_iter().chain((0..answers).map(|_| raw.answer())).map(|words| known(&words)).collect()
+}
+
+/// The words without those of our codec: it says in its own what is wrong with a frame.
+fn known(words: &str) -> String {
+    match words.split_once("FRAME_ERROR - ") {
+        Some((before, after)) => {
+            let after = after.find("\"), class_id").map_or("", |at| &after[at..]);
+            format!("{before}FRAME_ERROR{after}")
+        }
+        None => words.to_owned(),
     }
-    (0..answers).map(|_| raw.answer()).collect()
 }
 
 /// The handshake's answers, in words.
