@@ -1,5 +1,6 @@
 //! Sans-IO AMQP 0-9-1 client core.
 
+pub mod client;
 pub mod config;
 pub mod consume;
 pub mod error;
