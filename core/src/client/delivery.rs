@@ -2,13 +2,14 @@
 
 use std::{fmt, ops::Deref, sync::Arc};
 
+use amq_protocol::types::AMQPValue;
 use bytes::Bytes;
 
 use crate::{
     client::consumer_queue::ConsumerShared,
     consume::{Batch, Settlement},
     message::{Message, Properties},
-    wire::{self, WireError},
+    wire::{self, REFERENCE_HEADER, WireError},
 };
 
 /// What became of a settlement.
@@ -89,7 +90,7 @@ impl Received {
     pub fn redelivery_count(&self) -> u64 {
         let counted = self.properties().ok().and_then(|properties| {
             let headers = properties.headers().as_ref()?;
-            wire::as_count(headers.inner().get("x-delivery-count")?)
+            count(headers.inner().get("x-delivery-count")?)
         });
         counted.unwrap_or_else(|| u64::from(self.redelivered()))
     }
@@ -100,7 +101,8 @@ impl Received {
     ///
     /// If they are malformed. That is the publisher's fault, and this message's alone: reject it.
     pub fn properties(&self) -> Result<Properties, WireError> {
-        wire::decode_properties(self.batch().raw_properties(self.index))
+        let properties = wire::decode_properties(self.batch().raw_properties(self.index))?;
+        Ok(without_reference(properties))
     }
 
     /// The message, to publish it again perhaps. Properties that are malformed are left out.
@@ -114,6 +116,56 @@ impl Received {
             Ok(_) | Err(_) => message,
         }
     }
+}
+
+/// A header's value, if it is a count.
+fn count(value: &AMQPValue) -> Option<u64> {
+    match *value {
+        AMQPValue::ShortShortInt(count) => count.try_into().ok(),
+        AMQPValue::ShortShortUInt(count) => Some(count.into()),
+        AMQPValue::ShortInt(count) => count.try_into().ok(),
+        AMQPValue::ShortUInt(count) => Some(count.into()),
+        AMQPValue::LongInt(count) => count.try_into().ok(),
+        AMQPValue::LongUInt(count) => Some(count.into()),
+        AMQPValue::LongLongInt(count) => count.try_into().ok(),
+        _ => None,
+    }
+}
+
+/// Without the header that is ours: it matches a return to its message, and tells nobody else
+/// anything.
+fn without_reference(properties: Properties) -> Properties {
+    let Some(headers) = properties.headers() else { return properties };
+    if !headers.contains_key(REFERENCE_HEADER) {
+        return properties;
+    }
+    let mut headers = headers.inner().clone();
+    headers.remove(REFERENCE_HEADER);
+    if headers.is_empty() {
+        let mut bare = Properties::default();
+        macro_rules! copy {
+            ($($get:ident $with:ident)*) => {
+                $(if let Some(value) = properties.$get().clone() { bare = bare.$with(value); })*
+            };
+        }
+        copy!(
+            content_type with_content_type
+            content_encoding with_content_encoding
+            delivery_mode with_delivery_mode
+            priority with_priority
+            correlation_id with_correlation_id
+            reply_to with_reply_to
+            expiration with_expiration
+            message_id with_message_id
+            timestamp with_timestamp
+            kind with_type
+            user_id with_user_id
+            app_id with_app_id
+            cluster_id with_cluster_id
+        );
+        return bare;
+    }
+    properties.with_headers(headers.into())
 }
 
 /// Shows the body's length only: bodies are the application's secrets.
@@ -211,6 +263,12 @@ impl Deref for Delivery {
 }
 
 impl Acker {
+    /// Requeues it after the consumer's requeue delay, also if it holds dropped deliveries.
+    pub(crate) fn requeue_later(mut self) -> Settle {
+        self.settled = true;
+        self.settle(Settlement::RequeueLater, false)
+    }
+
     #[inline]
     fn settle(&self, settlement: Settlement, through: bool) -> Settle {
         let Parcel { batch, consumer } = &*self.received.parcel;

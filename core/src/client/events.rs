@@ -1,10 +1,11 @@
 //! What happened, as a stream that never makes the driver wait.
+#![expect(clippy::disallowed_types, reason = "readers and driver share queues between threads")]
 
 use std::{
     collections::VecDeque,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -12,7 +13,7 @@ use std::{
 
 use futures::{Stream, StreamExt as _, stream::FusedStream};
 
-use crate::{client::sync::Mutex, event::Event};
+use crate::{client::sync::lock, event::Event};
 
 /// How many events wait for one reader.
 const CAPACITY: usize = 1024;
@@ -78,7 +79,7 @@ impl Stream for Events {
     type Item = Event;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        let mut inner = self.queue.inner.lock();
+        let mut inner = lock(&self.queue.inner);
         if let Some(event) = inner.pop() {
             return Poll::Ready(Some(event));
         }
@@ -109,9 +110,9 @@ impl EventHub {
     /// A new reader, of what happens from now on.
     pub(crate) fn subscribe(&self) -> Events {
         let queue = Arc::new(Queue::default());
-        let mut queues = self.queues.lock();
+        let mut queues = lock(&self.queues);
         if self.closed.load(Ordering::Acquire) {
-            queue.inner.lock().closed = true;
+            lock(&queue.inner).closed = true;
         } else {
             queues.push(Arc::clone(&queue));
         }
@@ -121,12 +122,12 @@ impl EventHub {
     /// Tells all readers.
     pub(crate) fn emit(&self, event: &Event) {
         let mut wakers = Vec::new();
-        self.queues.lock().retain(|queue| {
+        lock(&self.queues).retain(|queue| {
             // Its reader is gone: only the hub holds it.
             if Arc::strong_count(queue) == 1 {
                 return false;
             }
-            let mut inner = queue.inner.lock();
+            let mut inner = lock(&queue.inner);
             inner.push(event.clone());
             wakers.extend(inner.waker.take());
             true
@@ -137,10 +138,10 @@ impl EventHub {
     /// Nothing follows.
     pub(crate) fn close(&self) {
         let mut wakers = Vec::new();
-        let mut queues = self.queues.lock();
+        let mut queues = lock(&self.queues);
         self.closed.store(true, Ordering::Release);
         for queue in queues.drain(..) {
-            let mut inner = queue.inner.lock();
+            let mut inner = lock(&queue.inner);
             inner.closed = true;
             wakers.extend(inner.waker.take());
         }
@@ -194,7 +195,7 @@ mod tests {
         let hub = EventHub::default();
         drop(hub.subscribe());
         hub.emit(&Event::State(State::Connected));
-        assert_eq!(hub.queues.lock().len(), 0);
+        assert_eq!(lock(&hub.queues).len(), 0);
     }
 
     #[test]

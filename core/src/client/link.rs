@@ -16,7 +16,12 @@ use futures::{channel::oneshot, task::AtomicWaker};
 
 use super::sync::lock;
 use crate::{
-    config::ProducerConfig, error::OpenError, event::State, ids::ProducerId, session::Report,
+    client::{consumer_queue::ConsumerShared, queue::QueueState},
+    config::{ConsumerConfig, ProducerConfig, QueueConfig},
+    error::{ConsumeError, DeclareError, OpenError},
+    event::State,
+    ids::{ConsumerId, ProducerId},
+    session::Report,
     time::Time,
 };
 
@@ -42,6 +47,32 @@ pub(crate) enum Control {
         /// Whom to tell what was left; `None`: nobody waits.
         reply: Option<oneshot::Sender<Report>>,
     },
+    /// Open a consumer. The answer comes with the broker's.
+    OpenConsumer {
+        /// Its settings.
+        config: Box<ConsumerConfig>,
+        /// Whether deliveries that are dropped stay outstanding.
+        hold_on_drop: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Arc<ConsumerShared>, ConsumeError>>,
+    },
+    /// Cancel a consumer, and close it once what was settled is written.
+    CloseConsumer {
+        /// Which one.
+        consumer: ConsumerId,
+    },
+    /// Declare a queue. The answer comes with the broker's.
+    Declare {
+        /// The queue.
+        config: Box<QueueConfig>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Arc<QueueState>, DeclareError>>,
+    },
+    /// Close the client: drain, then close the connections.
+    Shutdown {
+        /// After this long, what is left is given up.
+        deadline: Duration,
+    },
 }
 
 impl fmt::Debug for Control {
@@ -49,6 +80,10 @@ impl fmt::Debug for Control {
         f.write_str(match self {
             Self::OpenProducer { .. } => "OpenProducer",
             Self::CloseProducer { .. } => "CloseProducer",
+            Self::OpenConsumer { .. } => "OpenConsumer",
+            Self::CloseConsumer { .. } => "CloseConsumer",
+            Self::Declare { .. } => "Declare",
+            Self::Shutdown { .. } => "Shutdown",
         })
     }
 }
@@ -62,6 +97,8 @@ impl fmt::Debug for Control {
 pub(crate) struct DriverLink {
     /// Producers to visit: their hand-over went from empty to non-empty, or a deadline was set.
     ready: SegQueue<ProducerId>,
+    /// Consumers to visit: something was settled, consumed, or has to be timed. Each is listed once.
+    consumers: SegQueue<ConsumerId>,
     /// Requests, each by a caller that waits for it (so there are no more than callers), or by a
     /// handle that was dropped (so no more than handles).
     controls: SegQueue<Control>,
@@ -84,6 +121,7 @@ impl DriverLink {
     pub(crate) fn new(now: Time) -> Arc<Self> {
         Arc::new(Self {
             ready: SegQueue::new(),
+            consumers: SegQueue::new(),
             controls: SegQueue::new(),
             asleep: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -101,6 +139,12 @@ impl DriverLink {
     /// Has the driver visit this producer.
     pub(crate) fn notify(&self, producer: ProducerId) {
         self.ready.push(producer);
+        self.wake();
+    }
+
+    /// Has the driver visit this consumer.
+    pub(crate) fn notify_consumer(&self, consumer: ConsumerId) {
+        self.consumers.push(consumer);
         self.wake();
     }
 
@@ -190,6 +234,11 @@ impl DriverLink {
         self.ready.pop()
     }
 
+    /// The next consumer to visit.
+    pub(crate) fn pop_consumer(&self) -> Option<ConsumerId> {
+        self.consumers.pop()
+    }
+
     /// The next request.
     pub(crate) fn pop_control(&self) -> Option<Control> {
         self.controls.pop()
@@ -197,7 +246,7 @@ impl DriverLink {
 
     /// Whether nothing waits for the driver here.
     pub(crate) fn is_idle(&self) -> bool {
-        self.ready.is_empty() && self.controls.is_empty()
+        self.ready.is_empty() && self.consumers.is_empty() && self.controls.is_empty()
     }
 
     /// Whether every handle is gone: the client closes.
