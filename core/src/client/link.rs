@@ -37,14 +37,15 @@ pub(crate) enum Control {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<ProducerId, OpenError>>,
     },
-    /// No more messages come from this producer (its hand-over is closed, or nobody holds it any
-    /// more): send what it has queued, and close it.
+    /// No more messages come from this producer: send what it has queued, and close it. Can come
+    /// twice, and for a producer that is closed already.
     CloseProducer {
         /// Which one.
         producer: ProducerId,
-        /// After this long, what is left is given up; `None`: never (its last handle was dropped).
+        /// After this long, what is left is given up; `None`: the client's default.
         deadline: Option<Duration>,
-        /// Whom to tell what was left; `None`: nobody waits.
+        /// Whom to tell what was left; `None`: its last handle was dropped, nobody waits, and there
+        /// is no deadline.
         reply: Option<oneshot::Sender<Report>>,
     },
     /// Open a consumer. The answer comes with the broker's.
