@@ -153,10 +153,7 @@ mod tests {
         let connecting = SmolRuntime::new().connect(Target::new("127.0.0.1", port, false));
         let result = smol::block_on(connecting);
         assert!(
-            matches!(
-                &result,
-                Err(DialError::Io { kind: io::ErrorKind::ConnectionRefused, .. })
-            ),
+            matches!(&result, Err(DialError::Io { kind: io::ErrorKind::ConnectionRefused, .. })),
             "{result:?}"
         );
     }

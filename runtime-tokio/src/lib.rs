@@ -96,8 +96,7 @@ where
 }
 
 fn spawn(options: Options, first: FirstConnect) -> Result<Client, ConnectError> {
-    let handle =
-        tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
+    let handle = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
     let (client, driver) = lavinmq_core::start(TokioRuntime::new(), options, first)?;
     handle.spawn(driver);
     Ok(client)

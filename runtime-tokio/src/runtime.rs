@@ -68,10 +68,7 @@ impl Runtime for TokioRuntime {
                 return Err(DialError::Tls { message: "not supported by this version".into() });
             }
             let addresses = lookup_host((&*target.host, target.port)).await.map_err(|error| {
-                DialError::Resolve {
-                    host: target.host.clone(),
-                    message: error.to_string().into(),
-                }
+                DialError::Resolve { host: target.host.clone(), message: error.to_string().into() }
             })?;
             let mut failure = DialError::Resolve {
                 host: target.host.clone(),
@@ -166,10 +163,7 @@ mod tests {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let result = TokioRuntime::new().connect(Target::new("127.0.0.1", port, false)).await;
         assert!(
-            matches!(
-                &result,
-                Err(DialError::Io { kind: io::ErrorKind::ConnectionRefused, .. })
-            ),
+            matches!(&result, Err(DialError::Io { kind: io::ErrorKind::ConnectionRefused, .. })),
             "{result:?}"
         );
     }

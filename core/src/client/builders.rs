@@ -92,13 +92,20 @@ impl<M: Mode> ProducerBuilder<M> {
 
     /// The most messages in the buffer (10,000). Memory is taken as it fills.
     pub fn buffer_size(self, messages: usize) -> Self {
-        self.set(|config| config.buffer_size = messages)
-            .check(messages > 0, "buffer_size", "at least 1")
+        self.set(|config| config.buffer_size = messages).check(
+            messages > 0,
+            "buffer_size",
+            "at least 1",
+        )
     }
 
     /// The most bytes of bodies in the buffer (64 MiB).
     pub fn buffer_bytes(self, bytes: usize) -> Self {
-        self.set(|config| config.buffer_bytes = bytes).check(bytes > 0, "buffer_bytes", "at least 1")
+        self.set(|config| config.buffer_bytes = bytes).check(
+            bytes > 0,
+            "buffer_bytes",
+            "at least 1",
+        )
     }
 
     /// What to do with a message when the buffer is full.
@@ -191,15 +198,21 @@ impl ProducerBuilder<Confirm> {
 
     /// The most messages sent and not settled (10,000); at the cap the buffer is not drained.
     pub fn max_in_flight(self, messages: usize) -> Self {
-        self.set(|config| config.max_in_flight = messages)
-            .check(messages > 0, "max_in_flight", "at least 1")
+        self.set(|config| config.max_in_flight = messages).check(
+            messages > 0,
+            "max_in_flight",
+            "at least 1",
+        )
     }
 
     /// Resets the channel and sends again when a confirm does not come for so long (never). The time
     /// doubles with each attempt; after three, the message ends as `Unknown(ConfirmTimeout)`.
     pub fn confirm_timeout(self, after: Duration) -> Self {
-        self.set(|config| config.confirm_timeout = Some(after))
-            .check(!after.is_zero(), "confirm_timeout", "more than zero")
+        self.set(|config| config.confirm_timeout = Some(after)).check(
+            !after.is_zero(),
+            "confirm_timeout",
+            "more than zero",
+        )
     }
 }
 
@@ -229,8 +242,11 @@ impl ConsumerBuilder<Manual> {
 
     /// The most deliveries outstanding: queued here, in hand, or not acked on the wire (100).
     pub fn prefetch(self, deliveries: u16) -> Self {
-        self.set(|config| config.prefetch = deliveries)
-            .check(deliveries > 0, "prefetch", "at least 1 (no_ack() has no prefetch)")
+        self.set(|config| config.prefetch = deliveries).check(
+            deliveries > 0,
+            "prefetch",
+            "at least 1 (no_ack() has no prefetch)",
+        )
     }
 
     /// Deliveries that are dropped without being settled stay outstanding (they are requeued

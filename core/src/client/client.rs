@@ -4,20 +4,15 @@ use std::{fmt, future::poll_fn, sync::Arc, time::Duration};
 
 use super::{
     builders::{ConsumerBuilder, ProducerBuilder},
+    client_shared::ClientShared,
     consumer::Manual,
     events::Events,
     link::{Control, Hold},
     producer::FireAndForget,
     queue::{QueueBuilder, QueueRef},
-    client_shared::ClientShared,
     sync::lock,
 };
-use crate::{
-    error::{ConnectError, Loss},
-    event::State,
-    session::Report,
-    stats::Stats,
-};
+use crate::{error::ConnectError, event::State, session::Report, stats::Stats};
 
 /// A client of one broker: two connections (by default) that are opened again whenever they are lost.
 ///
@@ -155,7 +150,6 @@ impl Client {
         self.shutdown(self.shared.config.deadlines.shutdown).await
     }
 
-    /// Waits for the first connection.
     pub(crate) fn shared(&self) -> &ClientShared {
         &self.shared
     }
@@ -164,14 +158,5 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("state", &self.shared.link.state()).finish_non_exhaustive()
-    }
-}
-
-/// The loss behind a state, if there is one.
-pub(crate) const fn loss_of(state: &State) -> Option<&Loss> {
-    match state {
-        State::Reconnecting { loss, .. } => Some(loss),
-        State::Closed { loss } => loss.as_ref(),
-        State::Connecting | State::Connected | State::Blocked { .. } => None,
     }
 }

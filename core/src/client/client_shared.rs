@@ -11,20 +11,16 @@ use std::{
 };
 
 use super::{
-    consumer_queue::ConsumerShared,
-    events::EventHub,
-    hooks::Hooks,
-    link::DriverLink,
-    options::Options,
-    sync::lock,
+    consumer_queue::ConsumerShared, events::EventHub, hooks::Hooks, link::DriverLink,
+    options::Options, producers::Producers, sync::lock,
 };
 use crate::{
     config::{BufferPolicy, Config},
     error::{ConnectError, Loss},
-    event::Event,
+    event::{Event, State},
     ids::ConsumerId,
     session::{Report, Session},
-    stats::{ProducerStats, Stats},
+    stats::Stats,
 };
 
 /// One per client. It keeps nothing alive: handles that do carry a `Hold`.
@@ -69,8 +65,7 @@ impl Status {
 
 impl ClientShared {
     pub(crate) fn new(link: Arc<DriverLink>, session: Session, options: Options) -> Arc<Self> {
-        let core =
-            Core { session, producers: Producers::default(), consumers: BTreeMap::new() };
+        let core = Core { session, producers: Producers::default(), consumers: BTreeMap::new() };
         Arc::new(Self {
             link,
             core: Mutex::new(core),
@@ -89,6 +84,27 @@ impl ClientShared {
         self.hook_panics.fetch_add(1, Ordering::Relaxed);
         tracing::error!(hook, "a hook or handler of the application panicked");
         self.events.emit(&Event::HookPanicked { hook });
+    }
+
+    /// Changes what `ready()` and `shutdown()` wait for, and wakes them.
+    pub(crate) fn wake_waiting(&self, change: impl FnOnce(&mut Status)) {
+        let mut status = lock(&self.status);
+        change(&mut status);
+        let waiting = std::mem::take(&mut status.waiting);
+        drop(status);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// The client is closed for good.
+    pub(crate) fn finish(&self, report: Report) {
+        let state = self.link.state();
+        if !matches!(*state, State::Closed { .. }) {
+            let state = State::Closed { loss: None };
+            self.link.set_state(Arc::new(state.clone()));
+            self.events.emit(&Event::State(state));
+        }
+        self.wake_waiting(|status| status.closed = Some(report));
+        self.events.close();
     }
 
     /// Ready once every connection stood, or never will.
@@ -121,7 +137,7 @@ impl ClientShared {
     pub(crate) fn stats(&self) -> Stats {
         let core = lock(&self.core);
         let mut stats = core.session.stats();
-        stats.publish = core.producers.complete(&core.session, stats.publish);
+        stats.publish = core.producers.complete(stats.publish);
         let queued: u64 = core.consumers.values().map(|consumer| consumer.queued()).sum();
         let queued = queued.min(stats.consume.in_hand);
         stats.consume.queued += queued;

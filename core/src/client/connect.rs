@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{client::Client, options::{Options, convert}};
+use super::{
+    client::Client,
+    options::{Options, convert},
+};
 use crate::error::ConnectError;
 
 /// A client that is connecting: what a runtime's `connect` returns.

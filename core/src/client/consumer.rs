@@ -11,16 +11,16 @@ use std::{
 };
 
 use futures::{
-    FutureExt as _, Stream, StreamExt as _,
+    FutureExt as _, Stream, StreamExt,
     future::poll_fn,
     stream::{FusedStream, FuturesUnordered},
 };
 
 use super::{
+    client_shared::ClientShared,
     consumer_queue::ConsumerShared,
     delivery::{Acker, Delivery, Parcel, Received},
     link::{Control, Hold},
-    client_shared::ClientShared,
 };
 use crate::{event::EndReason, session::Report};
 

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use futures::{Stream, StreamExt as _, stream::FusedStream};
+use futures::{Stream, StreamExt, stream::FusedStream};
 
 use crate::{client::sync::lock, event::Event};
 
@@ -117,6 +117,11 @@ impl EventHub {
             queues.push(Arc::clone(&queue));
         }
         Events { queue, ended: false }
+    }
+
+    /// Whether anybody may be listening.
+    pub(crate) fn has_readers(&self) -> bool {
+        !lock(&self.queues).is_empty()
     }
 
     /// Tells all readers.

@@ -23,15 +23,6 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    /// Whether any outcome is listened to.
-    pub(crate) const fn hear_outcomes(&self) -> bool {
-        self.confirm.is_some()
-            || self.nack.is_some()
-            || self.returned.is_some()
-            || self.error.is_some()
-            || self.dropped.is_some()
-    }
-
     /// Calls the hook for this outcome. `Err` names the hook if it panicked.
     pub(crate) fn settled(&self, settled: &Settled) -> Result<(), &'static str> {
         let (hook, name) = match &settled.verdict {
@@ -46,9 +37,7 @@ impl Hooks {
 
     /// Calls the hook for a new state.
     pub(crate) fn state(&self, state: &State) -> Result<(), &'static str> {
-        self.state
-            .as_ref()
-            .map_or(Ok(()), |hook| caught("on_state_change", || hook(state.clone())))
+        self.state.as_ref().map_or(Ok(()), |hook| caught("on_state_change", || hook(state.clone())))
     }
 }
 
@@ -128,8 +117,10 @@ mod tests {
 
     #[test]
     fn f25_a_panicking_hook_is_caught_and_named() {
-        let hooks =
-            Hooks { nack: Some(Arc::new(|_| panic!("a bug of the application"))), ..Hooks::default() };
+        let hooks = Hooks {
+            nack: Some(Arc::new(|_| panic!("a bug of the application"))),
+            ..Hooks::default()
+        };
         assert_eq!(hooks.settled(&settled(Some(Verdict::Nacked))), Err("on_nack"));
         assert_eq!(hooks.settled(&settled(None)), Ok(()));
     }

@@ -16,7 +16,11 @@ use futures::{channel::oneshot, task::AtomicWaker};
 
 use super::sync::lock;
 use crate::{
-    client::{consumer_queue::ConsumerShared, queue::QueueState},
+    client::{
+        hooks::Hooks,
+        opened::{OpenedConsumer, OpenedProducer},
+        queue::QueueState,
+    },
     config::{ConsumerConfig, ProducerConfig, QueueConfig},
     error::{ConsumeError, DeclareError, OpenError},
     event::State,
@@ -34,8 +38,10 @@ pub(crate) enum Control {
     OpenProducer {
         /// Its settings.
         config: Box<ProducerConfig>,
+        /// Its own hooks.
+        hooks: Box<Hooks>,
         /// Where the answer goes.
-        reply: oneshot::Sender<Result<ProducerId, OpenError>>,
+        reply: oneshot::Sender<Result<OpenedProducer, OpenError>>,
     },
     /// No more messages come from this producer: send what it has queued, and close it. Can come
     /// twice, and for a producer that is closed already.
@@ -55,7 +61,7 @@ pub(crate) enum Control {
         /// Whether deliveries that are dropped stay outstanding.
         hold_on_drop: bool,
         /// Where the answer goes.
-        reply: oneshot::Sender<Result<Arc<ConsumerShared>, ConsumeError>>,
+        reply: oneshot::Sender<Result<OpenedConsumer, ConsumeError>>,
     },
     /// Cancel a consumer, and close it once what was settled is written.
     CloseConsumer {

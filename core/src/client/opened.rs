@@ -5,7 +5,7 @@ use std::{mem, sync::Arc};
 use super::{
     consumer_queue::ConsumerShared,
     link::{Control, DriverLink},
-    shared::ProducerShared,
+    producer_shared::ProducerShared,
 };
 
 /// A producer that no handle holds yet.

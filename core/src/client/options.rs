@@ -12,9 +12,8 @@ use crate::{
 };
 
 /// Opens transports in the place of the runtime.
-pub(crate) type Connector = Arc<
-    dyn Fn(Target) -> BoxFuture<'static, Result<Box<dyn Transport>, DialError>> + Send + Sync,
->;
+pub(crate) type Connector =
+    Arc<dyn Fn(Target) -> BoxFuture<'static, Result<Box<dyn Transport>, DialError>> + Send + Sync>;
 
 /// A client's settings: a URL, and what setters change of it.
 ///

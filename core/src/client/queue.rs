@@ -22,7 +22,7 @@ pub(crate) struct QueueState {
 }
 
 impl QueueState {
-    pub(crate) const fn new(declared: DeclaredQueue) -> Self {
+    pub(crate) fn new(declared: DeclaredQueue) -> Self {
         let DeclaredQueue { name, messages, consumers } = declared;
         Self { name: Mutex::new(name), messages, consumers }
     }

@@ -142,11 +142,8 @@ mod tests {
         }
         // Tags count anew in every generation.
         assert_eq!(settles.note(2, 1, Settlement::Ack, false), Settle::Queued);
-        let expected = [
-            (1, 2, 2, Settlement::Reject),
-            (1, 1, 5, Settlement::Ack),
-            (2, 1, 1, Settlement::Ack),
-        ];
+        let expected =
+            [(1, 2, 2, Settlement::Reject), (1, 1, 5, Settlement::Ack), (2, 1, 1, Settlement::Ack)];
         assert_eq!(runs(&mut settles), expected);
     }
 
