@@ -22,7 +22,7 @@ pub use client::{
     ProducerBuilder, Publish, Queue, QueueBuilder, QueueRef, Receipt, Received, Settle,
 };
 pub use config::{BufferPolicy, Deadlines, Limits, Target, WhenCancelled, WhenOffline};
-pub use driver::{Driver, FirstConnect, start, with_driver};
+pub use driver::Driver;
 pub use error::{
     ConnectError, ConsumeError, DeclareError, NotConfirmed, OpenError, OptionsError, PublishError,
 };
