@@ -17,9 +17,9 @@ use futures::{
 };
 
 use super::{
-    client_shared::ClientShared,
     consumer_queue::ConsumerShared,
     delivery::{Acker, Delivery, Parcel, Received},
+    events::EventHub,
     link::{Control, Hold},
 };
 use crate::{event::EndReason, session::Report};
@@ -103,7 +103,7 @@ pub enum OnFailure {
 #[must_use = "a consumer that is dropped is closed"]
 pub struct Consumer<K: Kind> {
     shared: Arc<ConsumerShared>,
-    client: Arc<ClientShared>,
+    events: Arc<EventHub>,
     hold: Hold,
     on_failure: OnFailure,
     /// The batch that is being handed out, and how much of it was.
@@ -115,11 +115,11 @@ pub struct Consumer<K: Kind> {
 impl<K: Kind> Consumer<K> {
     pub(crate) const fn new(
         shared: Arc<ConsumerShared>,
-        client: Arc<ClientShared>,
+        events: Arc<EventHub>,
         hold: Hold,
         on_failure: OnFailure,
     ) -> Self {
-        Self { shared, client, hold, on_failure, current: None, index: 0, kind: PhantomData }
+        Self { shared, events, hold, on_failure, current: None, index: 0, kind: PhantomData }
     }
 
     /// The next delivery; `None` at the end, for which [`Consumer::end_reason`] has the reason.
@@ -263,7 +263,7 @@ impl Consumer<Manual> {
                 let error: BoxError = error.into();
                 tracing::warn!(%error, "the handler of a delivery failed");
             }
-            Handled::Panicked => self.client.panicked("handler"),
+            Handled::Panicked => self.events.panicked("handler"),
         }
         match self.on_failure {
             OnFailure::RequeueLater => acker.requeue_later(),
