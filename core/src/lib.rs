@@ -2,9 +2,11 @@
 
 mod arena;
 mod backoff;
+pub mod client;
 pub mod config;
 mod connection;
 pub mod consume;
+pub mod driver;
 pub mod error;
 pub mod event;
 pub mod ids;
@@ -18,3 +20,19 @@ mod timers;
 mod topology;
 pub mod uri;
 pub mod wire;
+
+pub use client::{
+    Acker, BoxError, Client, Confirm, Connect, Consumer, ConsumerBuilder, ConsumerHandle, Delivery,
+    Events, FireAndForget, Flush, Health, Kind, Manual, Mode, NoAck, OnFailure, Options, Producer,
+    ProducerBuilder, Publish, Queue, QueueBuilder, QueueRef, Receipt, Received, Settle,
+};
+pub use config::{BufferPolicy, Deadlines, Limits, Target, WhenCancelled, WhenOffline};
+pub use driver::Driver;
+pub use error::{
+    ConnectError, ConsumeError, DeclareError, NotConfirmed, OpenError, OptionsError, PublishError,
+};
+pub use event::{DropReason, EndReason, Event, Settled, State, Verdict};
+pub use message::{Message, Properties};
+pub use session::Report;
+pub use stats::{ConsumerStats, ProducerStats, Stats};
+pub use time::Time;
