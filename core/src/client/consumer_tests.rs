@@ -205,7 +205,7 @@ fn s48_closing_a_full_queue_without_acks_does_not_block_its_own_answer() {
 }
 
 #[test]
-fn s48_close_throws_away_what_was_not_seen_and_reports_what_was_in_hand() {
+fn s48_close_hands_back_what_was_not_seen_and_reports_what_was_in_hand() {
     let mut world = manual();
     world.push(1, 1, &["in hand", "held"]);
     world.push(1, 3, &["queued"]);
@@ -213,8 +213,13 @@ fn s48_close_throws_away_what_was_not_seen_and_reports_what_was_in_hand() {
     assert!(world.consumer.close().now_or_never().is_none());
     assert!(world.was_closed());
     world.push(1, 4, &["late"]);
-    // The channel closed with four deliveries outstanding, one of which somebody had.
-    world.end(EndReason::Closed, 4);
+    let mut handed_back = world.runs();
+    handed_back.sort_by_key(|run| run.first);
+    let tags = handed_back.iter().flat_map(|run| run.first..=run.last);
+    assert_eq!(tags.collect::<Vec<_>>(), [2, 3, 4]);
+    assert!(handed_back.iter().all(|run| run.settlement == Settlement::Requeue));
+    // The channel closed with the one outstanding that somebody had.
+    world.end(EndReason::Closed, 1);
     let report = world.consumer.close().now_or_never().unwrap();
     assert_eq!(report, Report { abandoned: 1, ..Report::default() });
     assert!(!world.was_closed(), "asked for twice");
@@ -240,7 +245,7 @@ fn a_stopped_consumer_can_still_settle_what_is_in_hand() {
     world.consumer.handle().stop();
     assert!(world.next().unwrap().is_none());
     assert_eq!(delivery.ack(), Settle::Queued);
-    assert_eq!(world.runs(), [run(1, 1, 1, Settlement::Ack)]);
+    assert_eq!(world.runs(), [run(1, 2, 2, Settlement::Requeue), run(1, 1, 1, Settlement::Ack)]);
     assert!(!world.was_closed(), "its channel would be gone");
 }
 
@@ -356,7 +361,7 @@ fn run_keeps_to_its_concurrency_and_finishes_what_it_began() {
     assert!(matches!(world.link.pop_control(), Some(Control::CloseConsumer { consumer: ID })));
     let mut runs = Vec::new();
     shared.take(&mut runs);
-    assert_eq!(runs, [run(1, 1, 2, Settlement::Ack)]);
+    assert_eq!(runs, [run(1, 3, 3, Settlement::Requeue), run(1, 1, 2, Settlement::Ack)]);
     shared.end(EndReason::Closed, 0, &mut Vec::new());
     assert_eq!(poll(), Some(EndReason::Closed));
 }
