@@ -8,7 +8,7 @@ use super::Session;
 use crate::{
     connection::{
         Phase,
-        channel::{Arriving, Channel, Content, Expect, Incoming, Owner},
+        channel::{Arriving, Channel, Content, Incoming, Owner},
     },
     consume::Batch,
     error::{Incompatible, ProtocolError},
@@ -223,7 +223,7 @@ impl Session {
     fn on_header(&mut self, c: usize, number: u16, payload: &[u8]) -> Result<(), ProtocolError> {
         let limit = self.config.limits.body_max as u64;
         let channel = self.channel(c, number)?;
-        if channel.owner == Owner::Nobody || channel.expect == Some(Expect::CloseOk) {
+        if channel.owner == Owner::Nobody {
             return Ok(());
         }
         let Content::Header(mut incoming) = std::mem::take(&mut channel.content) else {
@@ -247,7 +247,7 @@ impl Session {
 
     fn on_body(&mut self, c: usize, number: u16, payload: &[u8]) -> Result<(), ProtocolError> {
         let channel = self.channel(c, number)?;
-        if channel.owner == Owner::Nobody || channel.expect == Some(Expect::CloseOk) {
+        if channel.owner == Owner::Nobody {
             return Ok(());
         }
         let Content::Body { incoming, mut body, missing } = std::mem::take(&mut channel.content)

@@ -10,8 +10,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io::IoSlice,
     sync::Arc,
-    time::Duration,
 };
+pub use std::time::Duration;
 
 pub use amq_protocol::{
     protocol::{AMQPClass, basic, channel, confirm, connection, queue},
@@ -603,6 +603,12 @@ impl Stage {
                 panic!("connection {c}: nothing was written\n{}", self.session.explain(self.now))
             }
         }
+    }
+
+    /// Whether the session has written something that the test has not taken.
+    pub fn has_frames(&mut self, c: usize) -> bool {
+        self.pump();
+        !self.peers[c].frames.is_empty()
     }
 
     /// The session has written nothing that the test has not taken: neither frames nor parts.
