@@ -26,6 +26,9 @@ use crate::{
 /// Bodies from this length on become `Bytes` of their own instead of being copied into a batch.
 const LARGE_BODY: usize = 16 << 10;
 
+/// The reply code for a tag that does not exist, as brokers use it.
+const PRECONDITION_FAILED: u16 = 406;
+
 /// What a body gets reserved at its header, however much is announced: the rest as it arrives.
 const FIRST_RESERVE: usize = 64 << 10;
 
@@ -170,9 +173,18 @@ impl Session {
                     .get(l)
                     .is_some_and(|lane| matches!(lane.state, LaneState::Open | LaneState::Closing));
                 if open && self.on_confirm(l, tag, multiple, nack) {
-                    Ok(())
-                } else {
-                    Err(ProtocolError::UnknownConfirm { channel: number, tag })
+                    return Ok(());
+                }
+                let error = ProtocolError::UnknownConfirm { channel: number, tag };
+                match self.lanes.get_mut(l) {
+                    // Only this channel's count is wrong (s19). In the middle of a body it cannot be
+                    // closed.
+                    Some(lane) if lane.state == LaneState::Open && lane.partial.is_none() => {
+                        lane.state = LaneState::Closing;
+                        self.close_channel(c, number, PRECONDITION_FAILED, &error.to_string());
+                        Ok(())
+                    }
+                    _ => Err(error),
                 }
             }
             Owner::Nobody => Ok(()),
