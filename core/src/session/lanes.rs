@@ -73,12 +73,7 @@ impl Session {
             return;
         }
         match lane.state {
-            LaneState::Open => {
-                if let Some(channel) = lane.channel {
-                    lane.state = LaneState::Closing;
-                    self.close_channel(PUBLISH, channel, 200, "producer closed");
-                }
-            }
+            LaneState::Open => self.close_if_unused(l),
             LaneState::Reopening => {
                 lane.state = LaneState::Closed;
                 self.timers.cancel(Timer::Reopen(l));
@@ -184,19 +179,19 @@ impl Session {
         }
         lane.state = LaneState::Open;
         lane.opened_at = self.now;
-        if lane.members.is_empty() {
-            lane.state = LaneState::Closing;
-            self.close_channel(PUBLISH, channel, 200, "producer closed");
-            return;
-        }
+        self.close_if_unused(l);
         self.activate(l);
         self.refresh_lane(l);
     }
 
     /// `channel.flow` pauses the lane, or lets it go on (s24).
-    pub(super) fn lane_flow(&mut self, l: usize, active: bool) {
-        if let Some(lane) = self.lanes.get_mut(l) {
-            lane.paused = !active;
+    pub(super) fn lane_flow(&mut self, l: usize, c: usize, channel: u16, active: bool) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        lane.paused = !active;
+        if lane.partial.is_some() {
+            lane.owed_flow_ok = Some(active);
+        } else {
+            self.answer_flow(c, channel, active);
         }
         self.activate(l);
         self.refresh_lane(l);
@@ -259,6 +254,7 @@ impl Session {
                         what: What::Messages { producer, first: place, last: place },
                     });
                 }
+                self.after_body(l, channel);
             }
             return true;
         }
@@ -326,6 +322,29 @@ impl Session {
             self.check_closed(producer);
         }
         more
+    }
+
+    /// A long body is encoded to its end: what had to wait for it, since nothing may come between
+    /// the frames of a message on its channel (s11).
+    fn after_body(&mut self, l: usize, channel: u16) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        if let Some(active) = lane.owed_flow_ok.take() {
+            self.answer_flow(PUBLISH, channel, active);
+        }
+        self.close_if_unused(l);
+    }
+
+    /// Closes the channel of a lane that nobody publishes on any more.
+    fn close_if_unused(&mut self, l: usize) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        if lane.state == LaneState::Open
+            && lane.members.is_empty()
+            && lane.partial.is_none()
+            && let Some(channel) = lane.channel
+        {
+            lane.state = LaneState::Closing;
+            self.close_channel(PUBLISH, channel, 200, "producer closed");
+        }
     }
 
     // ---- settling --------------------------------------------------------------------------------
