@@ -11,6 +11,7 @@
     reason = "tests: a panic is a failure"
 )]
 
+mod channels;
 mod handshake;
 mod harness;
 mod publishing;
