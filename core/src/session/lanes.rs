@@ -5,7 +5,10 @@ use amq_protocol::protocol::{AMQPClass, confirm};
 use super::{PUBLISH, Session, timer::Timer};
 use crate::{
     config::PublishMode,
-    connection::channel::{Expect, Owner},
+    connection::{
+        Connection,
+        channel::{Expect, Owner},
+    },
     event::{FailReason, UnknownReason, Verdict},
     ids::ProducerId,
     publish::{
@@ -336,8 +339,10 @@ impl Session {
 
     /// Closes the channel of a lane that nobody publishes on any more.
     fn close_if_unused(&mut self, l: usize) {
+        let stands = self.connections.get(PUBLISH).is_some_and(Connection::is_open);
         let Some(lane) = self.lanes.get_mut(l) else { return };
-        if lane.state == LaneState::Open
+        if stands
+            && lane.state == LaneState::Open
             && lane.members.is_empty()
             && lane.partial.is_none()
             && let Some(channel) = lane.channel
@@ -613,15 +618,10 @@ impl Session {
     pub(super) fn rewind_if_sent(&mut self, producer: ProducerId) {
         let ours =
             |what: &What| matches!(what, What::Messages { producer: p, .. } if *p == producer);
-        // What is encoded goes out still; it counts as possibly written, since nobody will look again.
+        // What is encoded goes out still, and a body that was begun is finished: all of it counts as
+        // possibly written, since nobody will look again.
         if let Some(appended) = self.appended.get_mut(PUBLISH) {
             appended.retain(|appended| !ours(&appended.what));
-        }
-        let mut partial = self.lanes.iter().filter_map(|lane| lane.partial.as_ref());
-        if let Some(place) =
-            partial.find(|partial| partial.producer == producer).map(|partial| partial.place)
-        {
-            self.note_unwritten(producer, place);
         }
         self.rewind(producer);
         self.unwritten.remove(&producer);
