@@ -11,6 +11,7 @@
     reason = "tests: a panic is a failure"
 )]
 
+mod accounts;
 mod channels;
 mod handshake;
 mod harness;
