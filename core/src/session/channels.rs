@@ -50,7 +50,7 @@ impl Session {
 
     /// A reply did not come in time.
     pub(super) fn rpc_timed_out(&mut self, c: usize, number: u16) {
-        let Some(connection) = self.connections.get(c) else { return };
+        let Some(connection) = self.connections.get(c).filter(|c| c.is_open()) else { return };
         if connection.blocked.is_some() || !connection.reads() {
             // It may have been answered had the broker, or we, listened (s21, s35).
             self.await_reply(c, number);

@@ -631,8 +631,10 @@ impl Session {
 
     pub(super) fn confirm_due(&mut self, l: usize) {
         let now = self.now;
-        let blocked =
-            self.connections.get(PUBLISH).is_some_and(|connection| connection.blocked.is_some());
+        let Some(connection) = self.connections.get(PUBLISH).filter(|c| c.is_open()) else {
+            return;
+        };
+        let blocked = connection.blocked.is_some();
         let Some(lane) = self.lanes.get_mut(l) else { return };
         if lane.state != LaneState::Open || lane.outstanding() == 0 {
             return;
