@@ -165,6 +165,11 @@ impl Peer {
         *self = Self { up: true, hang_ups: self.hang_ups, frame_max: 8192, ..Self::default() };
     }
 
+    /// Whether a publish was received that the test has not taken.
+    pub fn frames_contain_publish(&self) -> bool {
+        self.frames.iter().any(|frame| matches!(frame, Wrote::Publish { .. }))
+    }
+
     fn take(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
         self.partial.extend_from_slice(bytes);

@@ -13,6 +13,7 @@
 
 mod accounts;
 mod channels;
+mod closing;
 mod handshake;
 mod harness;
 mod publishing;
