@@ -16,4 +16,5 @@ mod channels;
 mod closing;
 mod handshake;
 mod harness;
+mod liveness;
 mod publishing;
