@@ -136,8 +136,7 @@ impl Producer {
 
     /// Whether the ring has something that the window has room for.
     pub(crate) fn can_send(&self) -> bool {
-        self.gate_open
-            && self.ring.can_send(self.config.max_in_flight, self.config.max_in_flight_bytes)
+        self.ring.can_send(self.config.max_in_flight, self.config.max_in_flight_bytes)
     }
 
     /// A message left the buffer.

@@ -266,6 +266,11 @@ impl Session {
         }
         let Some(producer) = lane.ready.pop_front() else { return false };
         let Some(p) = self.producers.get_mut(producer.0) else { return !lane.ready.is_empty() };
+        if !p.gate_open {
+            // Its queue is declared again first (s37); then it is made ready again.
+            p.ready = false;
+            return !lane.ready.is_empty();
+        }
         let until = wire.transmit.enqueued() + QUANTUM;
         let confirm = lane.mode == PublishMode::Confirm;
         let single = self.single_file;
