@@ -18,3 +18,4 @@ mod handshake;
 mod harness;
 mod liveness;
 mod publishing;
+mod recovery;
