@@ -26,6 +26,8 @@ pub(crate) mod queue;
 mod receipt;
 mod settles;
 pub(crate) mod sync;
+#[cfg(test)]
+mod tests;
 pub(crate) mod waiters;
 
 pub use builders::{ConsumerBuilder, ProducerBuilder};
