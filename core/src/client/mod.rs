@@ -1,5 +1,6 @@
 //! The handles that applications hold, and what they share with the driver. All wakers live here.
 
+mod account;
 mod builders;
 #[expect(clippy::module_inception, reason = "the client itself")]
 mod client;
