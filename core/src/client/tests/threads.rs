@@ -58,7 +58,7 @@ fn drive(mut fake: Fake, working: &AtomicUsize, confirm: bool) -> Fake {
             }
             fake.tell();
         }
-        if working.load(Ordering::SeqCst) == 0 && fake.shared.is_drained() {
+        if working.load(Ordering::SeqCst) == 0 && fake.shared.hand_over().is_drained() {
             return fake;
         }
         fake.link.prepare_sleep(&cx);
