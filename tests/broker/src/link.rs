@@ -393,7 +393,7 @@ impl Shared {
     fn wait_turn(&self, id: u64, arrived: Instant) -> bool {
         let mut control = self.lock();
         loop {
-            if !control.links.get(&id).is_some_and(|link| !link.cut) {
+            if control.links.get(&id).is_none_or(|link| link.cut) {
                 return false;
             }
             let left = control.delay.saturating_sub(arrived.elapsed());
