@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use amq_protocol::types::{AMQPValue, FieldTable};
-use lavinmq_core::time::Time;
+use lavinmq_core::{time::Time, wire::FRAME_MIN_SIZE};
 
 use super::channel::Channel;
 use crate::personality::Ending;
@@ -62,6 +62,7 @@ pub(super) struct Connection {
     pub(super) ending: Option<(Time, Ending)>,
     /// When a tick has to look at `ending`.
     pub(super) ending_check: Option<Time>,
+    /// The largest frame, in both directions; before Tune, the smallest that it could be.
     pub(super) frame_max: u32,
     pub(super) channel_max: u16,
     /// Zero is none.
@@ -82,7 +83,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(now: Time, frame_max: u32) -> Self {
+    pub(super) fn new(now: Time) -> Self {
         Self {
             phase: Phase::Header,
             input: Vec::new(),
@@ -90,7 +91,7 @@ impl Connection {
             announced: false,
             ending: None,
             ending_check: None,
-            frame_max,
+            frame_max: FRAME_MIN_SIZE,
             channel_max: 0,
             heartbeat: Duration::ZERO,
             last_received: now,
@@ -114,6 +115,12 @@ impl Connection {
     pub(super) const fn end_at(&mut self, at: Time, ending: Ending) {
         self.ending = Some((at, ending));
         self.ending_check = Some(at);
+    }
+
+    /// Whether the client has not shown yet who it is and that it understands us: its mistakes are then
+    /// not worth an answer.
+    pub(super) const fn is_unproven(&self) -> bool {
+        matches!(self.phase, Phase::Header | Phase::StartOk | Phase::TuneOk)
     }
 
     /// Whether deliveries may be written.

@@ -5,7 +5,12 @@ use lavinmq_core::wire::{
     self, Frame, FrameKind, HEARTBEAT, Method, PROTOCOL_HEADER, decode, decode_method,
 };
 
-use super::{BrokerState, ConnId, channel::Channel, connection::Phase, queue::QueueId};
+use super::{
+    BrokerState, ConnId,
+    channel::Channel,
+    connection::{Connection, Phase},
+    queue::QueueId,
+};
 use crate::personality::Ending;
 
 /// A mistake of the client's.
@@ -110,6 +115,10 @@ impl BrokerState {
                 }
                 Err(error) => {
                     at = input.len();
+                    if connection.is_unproven() {
+                        self.give_up(id);
+                        continue;
+                    }
                     let text = reply_text(error.code(), &error.to_string());
                     self.close_connection_with(id, error.code(), &text, MethodId::default());
                     // Where the next frame starts is not known.
@@ -350,7 +359,9 @@ impl BrokerState {
 
     fn refuse(&mut self, id: ConnId, channel: u16, refusal: &Refusal, method: MethodId) {
         let method = refusal.about.unwrap_or(method);
-        if refusal.connection || channel == 0 {
+        if self.connections.get(&id).is_some_and(Connection::is_unproven) {
+            self.give_up(id);
+        } else if refusal.connection || channel == 0 {
             self.close_connection_with(id, refusal.code, &refusal.text, method);
         } else {
             self.close_channel_with(id, channel, refusal.code, &refusal.text, method);

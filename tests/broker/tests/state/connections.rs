@@ -83,6 +83,30 @@ fn s03_a_wrong_password_is_a_403_for_those_who_can_take_it_and_else_an_end() {
 }
 
 #[test]
+fn s02_mistakes_before_tune_are_not_worth_an_answer() {
+    let AMQPClass::Connection(connection::AMQPMethod::StartOk(proper)) =
+        start_ok("guest", "guest", ALL)
+    else {
+        panic!()
+    };
+    let nonsense = connection::StartOk { mechanism: "NONSENSE".into(), ..proper.clone() };
+    let large =
+        connection::StartOk { locale: "x".into(), response: "x".repeat(4096).into(), ..proper };
+    for start_ok in [nonsense, large] {
+        for (mut world, after, ending) in [(rabbit(), 3, Ending::Reset), (lavin(), 0, Ending::Eof)]
+        {
+            let id = world.state.connect(world.now);
+            world.receive(id, &wire::PROTOCOL_HEADER);
+            world.got(id);
+            world.send(id, 0, conn(connection::AMQPMethod::StartOk(start_ok.clone())));
+            assert_eq!(world.got(id), []);
+            world.pass(Duration::from_secs(after));
+            assert_eq!(world.ending(id), Some(ending));
+        }
+    }
+}
+
+#[test]
 fn s04_a_tune_ok_of_0_or_above_the_offer_is_refused() {
     for answer in [
         tune_ok(0, 131_072),
@@ -166,7 +190,7 @@ fn s08_frames_out_of_place_close_the_connection_with_the_right_code() {
     wire::put_content_header(&mut too_much, 1, 3, &Default::default());
     wire::put_body(&mut too_much, 1, b"four", 4096);
     for (bytes, code) in [
-        (&heartbeat[..], 501),
+        (&heartbeat[..], 505),
         (&body_first, 505),
         (&method_in_content, 505),
         (&too_much, 501),
