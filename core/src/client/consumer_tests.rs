@@ -160,8 +160,10 @@ fn f28_an_ack_that_comes_after_a_reconnect_is_stale() {
     world.shared.set_valid_from(2);
     assert_eq!(delivery.ack(), Settle::Stale);
     // The broker delivers them again: what was not handed over is not, any more.
+    assert_eq!(world.shared.queued(), 0);
     assert!(world.next().is_none());
     world.push(1, 4, &["late"]);
+    assert_eq!(world.shared.queued(), 0);
     world.push(2, 1, &["again"]);
     let again = world.next().flatten().unwrap();
     assert_eq!(again.body(), b"again");
