@@ -7,6 +7,8 @@
 #![expect(clippy::disallowed_types, reason = "publishers and the driver share it")]
 
 use std::{
+    collections::VecDeque,
+    mem,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -95,12 +97,18 @@ pub(crate) struct HandOver {
     taken: AtomicU64,
     taken_bytes: AtomicU64,
 
-    /// Accepted, evicted here, and still to be reported by the session.
-    evicted: SegQueue<Accepted>,
-    evicted_messages: AtomicU64,
-    evicted_bytes: AtomicU64,
+    /// Whether `Slow::evicted` holds something.
+    has_evicted: AtomicBool,
+    slow: Mutex<Slow>,
+}
 
-    line: Mutex<Line>,
+/// What the slow path works on.
+#[derive(Debug, Default)]
+struct Slow {
+    line: Line,
+    /// Accepted, evicted here, and still to be reported by the session.
+    evicted: VecDeque<Accepted>,
+    evicted_bytes: u64,
 }
 
 impl HandOver {
@@ -123,10 +131,8 @@ impl HandOver {
             may_evict: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             taken_bytes: AtomicU64::new(0),
-            evicted: SegQueue::new(),
-            evicted_messages: AtomicU64::new(0),
-            evicted_bytes: AtomicU64::new(0),
-            line: Mutex::default(),
+            has_evicted: AtomicBool::new(false),
+            slow: Mutex::default(),
         }
     }
 
@@ -159,37 +165,37 @@ impl HandOver {
     #[cold]
     pub(crate) fn admit_slowly(&self, bytes: u64, attempt: Attempt<'_>) -> Admission {
         let mut wakers = Vec::new();
-        let mut line = lock(&self.line);
+        let mut slow = lock(&self.slow);
         let waker = match attempt {
             Attempt::Try => None,
             Attempt::Await(waker) => Some(waker),
             Attempt::AfterYield(waker) => {
-                line.yielding -= 1;
+                slow.line.yielding -= 1;
                 Some(waker)
             }
         };
-        let refusal = if line.closed {
+        let refusal = if slow.line.closed {
             Refusal::Closed
-        } else if let Some(state) = &line.offline {
+        } else if let Some(state) = &slow.line.offline {
             Refusal::Offline(state.clone())
         } else {
-            if !line.is_occupied()
+            if !slow.line.is_occupied()
                 && let Some(sequence) = self.claim(|_, queued| self.fits(queued, bytes), bytes)
             {
                 return Admission::Accepted(sequence);
             }
             match (self.policy, waker) {
                 (BufferPolicy::DropOldest, None) => {
-                    if let Some(sequence) = self.evict_for(bytes) {
+                    if let Some(sequence) = self.evict_for(bytes, &mut slow) {
                         return Admission::Accepted(sequence);
                     }
                 }
                 (BufferPolicy::Block | BufferPolicy::DropOldest, Some(waker)) => {
-                    let (ticket, first) = line.join(bytes, waker.clone());
-                    self.mark(&line);
+                    let (ticket, first) = slow.line.join(bytes, waker.clone());
+                    self.mark(&slow.line);
                     // Those in front hold grants only, perhaps.
-                    self.grant(&mut line, &mut wakers);
-                    drop(line);
+                    self.grant(&mut slow.line, &mut wakers);
+                    drop(slow);
                     wakers.into_iter().for_each(Waker::wake);
                     return Admission::Waiting { ticket, tell: first && self.timeout.is_some() };
                 }
@@ -197,19 +203,23 @@ impl HandOver {
             }
             Refusal::Full
         };
-        line.counts.count(&refusal);
+        slow.line.counts.count(&refusal);
         Admission::Refused(refusal)
     }
 
     /// A future in line looks after its place.
     #[cold]
     pub(crate) fn poll_place(&self, ticket: u64, waker: &Waker) -> Admission {
-        let mut line = lock(&self.line);
-        match line.poll(ticket, waker) {
-            Turn::Wait => Admission::Waiting { ticket, tell: false },
+        let mut slow = lock(&self.slow);
+        match slow.line.poll(ticket, waker) {
+            Turn::Wait(old) => {
+                drop(slow);
+                drop(old);
+                Admission::Waiting { ticket, tell: false }
+            }
             Turn::Granted(bytes) => {
                 let sequence = self.claim_anyway(bytes);
-                self.mark(&line);
+                self.mark(&slow.line);
                 Admission::Accepted(sequence)
             }
             Turn::Refused(refusal) => Admission::Refused(refusal),
@@ -220,30 +230,30 @@ impl HandOver {
     #[cold]
     pub(crate) fn leave(&self, ticket: u64) {
         let mut wakers = Vec::new();
-        let mut line = lock(&self.line);
-        let own = line.leave(ticket);
-        self.grant(&mut line, &mut wakers);
-        self.mark(&line);
-        drop(line);
+        let mut slow = lock(&self.slow);
+        let own = slow.line.leave(ticket);
+        self.grant(&mut slow.line, &mut wakers);
+        self.mark(&slow.line);
+        drop(slow);
         drop(own);
         wakers.into_iter().for_each(Waker::wake);
     }
 
     /// A future begins its fairness yield.
     pub(crate) fn begin_yield(&self) {
-        lock(&self.line).yielding += 1;
+        lock(&self.slow).line.yielding += 1;
     }
 
     /// A future was dropped at its fairness yield.
     pub(crate) fn cancel_yield(&self) {
-        let mut line = lock(&self.line);
-        line.yielding -= 1;
-        line.counts.cancelled += 1;
+        let mut slow = lock(&self.slow);
+        slow.line.yielding -= 1;
+        slow.line.counts.cancelled += 1;
     }
 
     /// A message over a limit was refused.
     pub(crate) fn count_invalid(&self) {
-        lock(&self.line).counts.refused_invalid += 1;
+        lock(&self.slow).line.counts.refused_invalid += 1;
     }
 
     /// Hands over what was accepted. `true`: the hand-over was empty, so the driver must be told.
@@ -270,18 +280,18 @@ impl HandOver {
     }
 
     /// Takes what was evicted here. Call it before `take`: these are older.
-    pub(crate) fn take_evicted(&self, mut each: impl FnMut(Accepted)) {
-        let mut sum = Amount::default();
-        while let Some(accepted) = self.evicted.pop() {
-            sum.messages += 1;
-            sum.bytes += accepted.message.body().len() as u64;
-            each(accepted);
+    pub(crate) fn take_evicted(&self, each: impl FnMut(Accepted)) {
+        if !self.has_evicted.load(Ordering::Acquire) {
+            return;
         }
-        if sum.messages > 0 {
-            self.evicted_messages.fetch_sub(sum.messages, Ordering::Relaxed);
-            self.evicted_bytes.fetch_sub(sum.bytes, Ordering::Relaxed);
-            self.took(sum);
-        }
+        let mut slow = lock(&self.slow);
+        let evicted = mem::take(&mut slow.evicted);
+        let bytes = mem::take(&mut slow.evicted_bytes);
+        self.has_evicted.store(false, Ordering::Release);
+        drop(slow);
+        let messages = evicted.len() as u64;
+        evicted.into_iter().for_each(each);
+        self.took(Amount { messages, bytes });
     }
 
     /// Whether everything that was accepted has been taken.
@@ -298,20 +308,20 @@ impl HandOver {
         state: impl FnOnce() -> Arc<State>,
     ) -> Vec<Waker> {
         let mut wakers = Vec::new();
-        let mut line = lock(&self.line);
+        let mut slow = lock(&self.slow);
         self.add_left(left);
         let may_evict = flow.may_evict && self.policy == BufferPolicy::DropOldest;
         self.may_evict.store(may_evict, Ordering::Relaxed);
         if self.refuse_offline {
             if !flow.offline {
-                line.offline = None;
-            } else if line.offline.is_none() {
-                self.go_offline(&mut line, state(), &mut wakers);
+                slow.line.offline = None;
+            } else if slow.line.offline.is_none() {
+                self.go_offline(&mut slow.line, state(), &mut wakers);
             }
         }
-        self.grant(&mut line, &mut wakers);
-        self.mark(&line);
-        drop(line);
+        self.grant(&mut slow.line, &mut wakers);
+        self.mark(&slow.line);
+        drop(slow);
         wakers
     }
 
@@ -320,12 +330,12 @@ impl HandOver {
     pub(crate) fn offline(&self, state: Option<Arc<State>>) -> Vec<Waker> {
         let mut wakers = Vec::new();
         if self.refuse_offline {
-            let mut line = lock(&self.line);
+            let mut slow = lock(&self.slow);
             match state {
-                Some(state) => self.go_offline(&mut line, state, &mut wakers),
-                None => line.offline = None,
+                Some(state) => self.go_offline(&mut slow.line, state, &mut wakers),
+                None => slow.line.offline = None,
             }
-            self.mark(&line);
+            self.mark(&slow.line);
         }
         wakers
     }
@@ -333,17 +343,17 @@ impl HandOver {
     /// Ends admission for good. What was accepted stays, to be taken.
     pub(crate) fn close(&self) -> Vec<Waker> {
         let mut wakers = Vec::new();
-        let mut line = lock(&self.line);
-        line.closed = true;
-        line.refuse_all(&Refusal::Closed, &mut wakers);
-        self.mark(&line);
-        drop(line);
+        let mut slow = lock(&self.slow);
+        slow.line.closed = true;
+        slow.line.refuse_all(&Refusal::Closed, &mut wakers);
+        self.mark(&slow.line);
+        drop(slow);
         wakers
     }
 
     /// Whether admission has ended.
     pub(crate) fn is_closed(&self) -> bool {
-        lock(&self.line).closed
+        lock(&self.slow).line.closed
     }
 
     /// Sets the deadlines of those who came since the last call, and ends the waiting of those
@@ -351,24 +361,24 @@ impl HandOver {
     pub(crate) fn expire(&self, now: Time) -> Vec<Waker> {
         let mut wakers = Vec::new();
         if let Some(timeout) = self.timeout {
-            let mut line = lock(&self.line);
-            line.stamp(now + timeout);
-            line.expire(now, self.policy == BufferPolicy::DropOldest, &mut wakers);
-            self.grant(&mut line, &mut wakers);
-            self.mark(&line);
+            let mut slow = lock(&self.slow);
+            slow.line.stamp(now + timeout);
+            slow.line.expire(now, self.policy == BufferPolicy::DropOldest, &mut wakers);
+            self.grant(&mut slow.line, &mut wakers);
+            self.mark(&slow.line);
         }
         wakers
     }
 
     /// The earliest deadline of those in line.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.timeout.and_then(|_| lock(&self.line).next_deadline())
+        self.timeout.and_then(|_| lock(&self.slow).line.next_deadline())
     }
 
     /// Completes the session's half of the account. What is handed over and not taken yet counts as
     /// accepted and queued. Only the driver may call it, after giving the session all that it took.
     pub(crate) fn snapshot(&self, mut stats: ProducerStats) -> ProducerStats {
-        let line = lock(&self.line);
+        let slow = lock(&self.slow);
         let word = self.accepted.load(Ordering::Acquire);
         let left = self.left.load(Ordering::Relaxed);
         let accepted = left + since(word, Amount { messages: left, bytes: 0 }).messages;
@@ -377,16 +387,26 @@ impl HandOver {
         stats.accepted += handed;
         stats.queued += handed;
         stats.queued_bytes += handed_bytes;
-        stats.waiting = line.waiting();
-        stats.refused_full = line.counts.refused_full;
-        stats.refused_closed = line.counts.refused_closed;
-        stats.refused_offline = line.counts.refused_offline;
-        stats.refused_invalid = line.counts.refused_invalid;
-        stats.timed_out = line.counts.timed_out;
-        stats.cancelled = line.counts.cancelled;
-        drop(line);
+        stats.waiting = slow.line.waiting();
+        stats.refused_full = slow.line.counts.refused_full;
+        stats.refused_closed = slow.line.counts.refused_closed;
+        stats.refused_offline = slow.line.counts.refused_offline;
+        stats.refused_invalid = slow.line.counts.refused_invalid;
+        stats.timed_out = slow.line.counts.timed_out;
+        stats.cancelled = slow.line.counts.cancelled;
+        drop(slow);
         stats.offered = stats.offered_terms();
         stats
+    }
+
+    /// Lets the account begin elsewhere.
+    #[cfg(test)]
+    pub(crate) fn start_at(&self, messages: u64, bytes: u64) {
+        self.accepted.store(messages << BYTES_BITS & !SLOW | bytes & BYTES_MASK, Ordering::SeqCst);
+        self.left.store(messages, Ordering::SeqCst);
+        self.left_bytes.store(bytes, Ordering::SeqCst);
+        self.taken.store(messages, Ordering::SeqCst);
+        self.taken_bytes.store(bytes, Ordering::SeqCst);
     }
 
     // ---- the account ----------------------------------------------------------------------------
@@ -448,32 +468,34 @@ impl HandOver {
             && queued.bytes < self.capacity.bytes + self.burst.bytes
     }
 
-    /// Admits a message that may not wait, under the lock: within the burst the session evicts for
-    /// it, beyond it the oldest messages here give way. `None`: so many wait to be reported as
-    /// evicted that the driver must run first; the bound on memory.
-    fn evict_for(&self, bytes: u64) -> Option<u64> {
+    /// Admits a message that may not wait: within the burst the session evicts for it, beyond it the
+    /// oldest messages here give way. `None`: so many wait to be reported as evicted that the driver
+    /// must run first; the bound on memory.
+    fn evict_for(&self, bytes: u64, slow: &mut Slow) -> Option<u64> {
         while !self.is_within_burst(self.queued()) {
-            if self.evicted_messages.load(Ordering::Relaxed) >= self.capacity.messages + BURST
-                || self.evicted_bytes.load(Ordering::Relaxed) >= self.capacity.bytes
+            if slow.evicted.len() as u64 >= self.capacity.messages + self.burst.messages
+                || slow.evicted_bytes >= self.capacity.bytes + self.burst.bytes
             {
                 return None;
             }
             let Some(oldest) = self.queue.pop() else { break };
             let size = Amount { messages: 1, bytes: oldest.message.body().len() as u64 };
             self.add_left(size);
-            self.evicted_messages.fetch_add(1, Ordering::Relaxed);
-            self.evicted_bytes.fetch_add(size.bytes, Ordering::Relaxed);
+            slow.evicted_bytes += size.bytes;
             // `pending` stays as it is: the driver takes it from there.
-            self.evicted.push(oldest);
+            slow.evicted.push_back(oldest);
+            self.has_evicted.store(true, Ordering::Release);
         }
         Some(self.claim_anyway(bytes))
     }
 
-    /// Only under the lock.
+    /// Only under the lock. More than was queued cannot leave: it would read as a buffer that is full
+    /// for ever, so a miscount of the driver's is cut off here.
     fn add_left(&self, sum: Amount) {
-        // Bytes first: a reader in between overestimates what is queued.
-        let messages = self.left.load(Ordering::Relaxed).wrapping_add(sum.messages);
-        let bytes = self.left_bytes.load(Ordering::Relaxed).wrapping_add(sum.bytes);
+        let queued = self.queued();
+        debug_assert!(sum.messages <= queued.messages && sum.bytes <= queued.bytes);
+        let messages = self.left.load(Ordering::Relaxed) + sum.messages.min(queued.messages);
+        let bytes = self.left_bytes.load(Ordering::Relaxed) + sum.bytes.min(queued.bytes);
         self.left.store(messages, Ordering::Release);
         self.left_bytes.store(bytes, Ordering::Release);
     }

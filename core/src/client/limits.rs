@@ -31,7 +31,7 @@ impl PublishLimits {
         }
     }
 
-    /// Whether a second look is needed: it is not a small plain message.
+    /// Whether nothing can be wrong with it: a body within the limits, and no properties.
     #[inline]
     pub(crate) fn is_plain(&self, message: &Message) -> bool {
         let length = message.body().len();

@@ -9,6 +9,8 @@ pub(crate) mod producer_shared;
 mod publish;
 mod receipt;
 pub(crate) mod sync;
+#[cfg(test)]
+mod tests;
 pub(crate) mod waiters;
 
 pub use producer::{Confirm, FireAndForget, Mode, Producer};
