@@ -20,6 +20,7 @@ use std::{
 use crossbeam_queue::SegQueue;
 
 use super::{
+    account::{self, Account},
     sync::lock,
     waiters::{Amount, Line, Refusal, Turn},
 };
@@ -35,17 +36,6 @@ use crate::{
 /// Messages over capacity that a `DropOldest` producer hands over before the session, which evicts
 /// as many, has taken them.
 pub(crate) const BURST: u64 = 1024;
-
-/// The word of what was ever accepted: `[slow: 1 | messages: 27 | bytes: 36]`, both modulo.
-const BYTES_BITS: u32 = 36;
-const BYTES_MASK: u64 = (1 << BYTES_BITS) - 1;
-const MESSAGES_MASK: u64 = (1 << 27) - 1;
-/// Newcomers take the slow path.
-const SLOW: u64 = 1 << 63;
-
-/// The largest capacities: half of what the word can tell apart.
-const MAX_MESSAGES: u64 = MESSAGES_MASK / 2;
-const MAX_BYTES: u64 = BYTES_MASK / 2;
 
 /// What became of an attempt to be admitted.
 #[derive(Debug)]
@@ -81,17 +71,12 @@ pub(crate) struct HandOver {
     refuse_offline: bool,
     timeout: Option<Duration>,
 
-    accepted: AtomicU64,
+    account: Account,
+    may_evict: AtomicBool,
     queue: SegQueue<Accepted>,
     /// What was pushed and not taken, evicted messages included. Below zero for a moment when the
     /// driver is faster than the push that it serves.
     pending: AtomicI64,
-
-    /// What has left both stages; written under the lock only. Whoever reads these before
-    /// `accepted`, and then swaps `accepted`, can only overestimate what is queued.
-    left: AtomicU64,
-    left_bytes: AtomicU64,
-    may_evict: AtomicBool,
 
     /// What the driver has taken, evicted messages included; written by the driver only.
     taken: AtomicU64,
@@ -114,8 +99,8 @@ struct Slow {
 impl HandOver {
     pub(crate) fn new(config: &ProducerConfig) -> Self {
         let capacity = Amount {
-            messages: (config.buffer_size as u64).clamp(1, MAX_MESSAGES),
-            bytes: (config.buffer_bytes as u64).clamp(1, MAX_BYTES),
+            messages: (config.buffer_size as u64).clamp(1, account::MAX.messages),
+            bytes: (config.buffer_bytes as u64).clamp(1, account::MAX.bytes),
         };
         Self {
             capacity,
@@ -123,12 +108,10 @@ impl HandOver {
             policy: config.policy,
             refuse_offline: config.when_offline == WhenOffline::Fail,
             timeout: config.publish_timeout,
-            accepted: AtomicU64::new(0),
+            account: Account::default(),
+            may_evict: AtomicBool::new(false),
             queue: SegQueue::new(),
             pending: AtomicI64::new(0),
-            left: AtomicU64::new(0),
-            left_bytes: AtomicU64::new(0),
-            may_evict: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             taken_bytes: AtomicU64::new(0),
             has_evicted: AtomicBool::new(false),
@@ -143,13 +126,12 @@ impl HandOver {
 
     /// What both stages hold now.
     pub(crate) fn queued(&self) -> Amount {
-        self.read().1
+        self.account.read().queued
     }
 
     /// Messages ever accepted.
     pub(crate) fn accepted(&self) -> u64 {
-        let (left, queued) = self.read();
-        left + queued.messages
+        self.account.read().accepted
     }
 
     // ---- publishing -----------------------------------------------------------------------------
@@ -158,7 +140,7 @@ impl HandOver {
     /// number; the caller must push it then.
     #[inline]
     pub(crate) fn admit(&self, bytes: u64) -> Option<u64> {
-        self.claim(|word, queued| word & SLOW == 0 && self.fits(queued, bytes), bytes)
+        self.account.claim(bytes, |now| !now.slow && self.fits(now.queued, bytes))
     }
 
     /// Admits, refuses or queues up a message that [`HandOver::admit`] did not admit.
@@ -180,7 +162,8 @@ impl HandOver {
             Refusal::Offline(state.clone())
         } else {
             if !slow.line.is_occupied()
-                && let Some(sequence) = self.claim(|_, queued| self.fits(queued, bytes), bytes)
+                && let Some(sequence) =
+                    self.account.claim(bytes, |now| self.fits(now.queued, bytes))
             {
                 return Admission::Accepted(sequence);
             }
@@ -309,7 +292,7 @@ impl HandOver {
     ) -> Vec<Waker> {
         let mut wakers = Vec::new();
         let mut slow = lock(&self.slow);
-        self.add_left(left);
+        self.account.leave(left);
         let may_evict = flow.may_evict && self.policy == BufferPolicy::DropOldest;
         self.may_evict.store(may_evict, Ordering::Relaxed);
         if self.refuse_offline {
@@ -379,11 +362,8 @@ impl HandOver {
     /// accepted and queued. Only the driver may call it, after giving the session all that it took.
     pub(crate) fn snapshot(&self, mut stats: ProducerStats) -> ProducerStats {
         let slow = lock(&self.slow);
-        let word = self.accepted.load(Ordering::Acquire);
-        let left = self.left.load(Ordering::Relaxed);
-        let accepted = left + since(word, Amount { messages: left, bytes: 0 }).messages;
-        let handed = accepted - self.taken.load(Ordering::Relaxed);
-        let handed_bytes = word.wrapping_sub(self.taken_bytes.load(Ordering::Relaxed)) & BYTES_MASK;
+        let handed = self.account.read().accepted - self.taken.load(Ordering::Relaxed);
+        let handed_bytes = self.account.bytes_since(self.taken_bytes.load(Ordering::Relaxed));
         stats.accepted += handed;
         stats.queued += handed;
         stats.queued_bytes += handed_bytes;
@@ -399,59 +379,18 @@ impl HandOver {
         stats
     }
 
-    /// Lets the account begin elsewhere.
+    /// Lets the account begin elsewhere than at zero.
     #[cfg(test)]
-    pub(crate) fn start_at(&self, messages: u64, bytes: u64) {
-        self.accepted.store(messages << BYTES_BITS & !SLOW | bytes & BYTES_MASK, Ordering::SeqCst);
-        self.left.store(messages, Ordering::SeqCst);
-        self.left_bytes.store(bytes, Ordering::SeqCst);
-        self.taken.store(messages, Ordering::SeqCst);
-        self.taken_bytes.store(bytes, Ordering::SeqCst);
+    pub(crate) fn start_at(&self, start: Amount) {
+        self.account.start_at(start);
+        self.taken.store(start.messages, Ordering::SeqCst);
+        self.taken_bytes.store(start.bytes, Ordering::SeqCst);
     }
 
-    // ---- the account ----------------------------------------------------------------------------
-
-    /// Reads what has left, and what is queued (or a little more).
-    #[inline]
-    fn read(&self) -> (u64, Amount) {
-        let left = Amount {
-            messages: self.left.load(Ordering::Acquire),
-            bytes: self.left_bytes.load(Ordering::Acquire),
-        };
-        (left.messages, since(self.accepted.load(Ordering::Acquire), left))
-    }
-
-    /// Counts a message as accepted if `admits` says so, given the word and what is queued.
-    #[inline]
-    fn claim(&self, admits: impl Fn(u64, Amount) -> bool, bytes: u64) -> Option<u64> {
-        loop {
-            // In this order: what has left was accepted before.
-            let left = Amount {
-                messages: self.left.load(Ordering::Acquire),
-                bytes: self.left_bytes.load(Ordering::Acquire),
-            };
-            let word = self.accepted.load(Ordering::Acquire);
-            let queued = since(word, left);
-            if !admits(word, queued) {
-                return None;
-            }
-            let next = (word & SLOW)
-                | (word.wrapping_add(1 << BYTES_BITS) & (MESSAGES_MASK << BYTES_BITS))
-                | (word.wrapping_add(bytes) & BYTES_MASK);
-            let swapped = self.accepted.compare_exchange_weak(
-                word,
-                next,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
-            if swapped.is_ok() {
-                return Some(left.messages + queued.messages + 1);
-            }
-        }
-    }
+    // ---- the rest is private --------------------------------------------------------------------
 
     fn claim_anyway(&self, bytes: u64) -> u64 {
-        self.claim(|_, _| true, bytes).unwrap_or_default()
+        self.account.claim(bytes, |_| true).unwrap_or_default()
     }
 
     /// Whether one more message of so many bytes is admitted. A `DropOldest` producer that may evict
@@ -480,24 +419,13 @@ impl HandOver {
             }
             let Some(oldest) = self.queue.pop() else { break };
             let size = Amount { messages: 1, bytes: oldest.message.body().len() as u64 };
-            self.add_left(size);
+            self.account.leave(size);
             slow.evicted_bytes += size.bytes;
             // `pending` stays as it is: the driver takes it from there.
             slow.evicted.push_back(oldest);
             self.has_evicted.store(true, Ordering::Release);
         }
         Some(self.claim_anyway(bytes))
-    }
-
-    /// Only under the lock. More than was queued cannot leave: it would read as a buffer that is full
-    /// for ever, so a miscount of the driver's is cut off here.
-    fn add_left(&self, sum: Amount) {
-        let queued = self.queued();
-        debug_assert!(sum.messages <= queued.messages && sum.bytes <= queued.bytes);
-        let messages = self.left.load(Ordering::Relaxed) + sum.messages.min(queued.messages);
-        let bytes = self.left_bytes.load(Ordering::Relaxed) + sum.bytes.min(queued.bytes);
-        self.left.store(messages, Ordering::Release);
-        self.left_bytes.store(bytes, Ordering::Release);
     }
 
     fn took(&self, sum: Amount) -> bool {
@@ -527,20 +455,6 @@ impl HandOver {
 
     /// Sends newcomers the way that the line needs. Only under the lock.
     fn mark(&self, line: &Line) {
-        let slow = self.accepted.load(Ordering::Relaxed) & SLOW != 0;
-        match (line.is_needed(), slow) {
-            (true, false) => _ = self.accepted.fetch_or(SLOW, Ordering::AcqRel),
-            (false, true) => _ = self.accepted.fetch_and(!SLOW, Ordering::AcqRel),
-            (true, true) | (false, false) => {}
-        }
-    }
-}
-
-/// What was accepted since `left` was.
-#[inline]
-const fn since(word: u64, left: Amount) -> Amount {
-    Amount {
-        messages: (word >> BYTES_BITS).wrapping_sub(left.messages) & MESSAGES_MASK,
-        bytes: word.wrapping_sub(left.bytes) & BYTES_MASK,
+        self.account.set_slow(line.is_needed());
     }
 }

@@ -1,5 +1,6 @@
 //! The handles that applications hold, and what they share with the driver. All wakers live here.
 
+mod account;
 pub(crate) mod hand_over;
 pub(crate) mod limits;
 pub(crate) mod link;

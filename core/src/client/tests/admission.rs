@@ -4,7 +4,7 @@ use std::{sync::Arc, task::Poll, time::Duration};
 
 use super::{Fake, Task, config, poll_once};
 use crate::{
-    client::{Confirm, FireAndForget, Producer},
+    client::{Confirm, FireAndForget, Producer, waiters::Amount},
     config::{BufferPolicy, WhenOffline},
     error::{InvalidMessage, PublishError},
     event::State,
@@ -190,7 +190,7 @@ fn publish_timeout_ends_the_waiting_by_the_drivers_clock() {
     assert!(!first.is_woken(), "the second began now, not when the driver fell asleep");
     assert_eq!(fake.shared.next_deadline(), Some(Time::from_nanos(61_000_000_000)));
     fake.now = Time::from_nanos(60_500_000_000);
-    let (mut third, _) = poll_once(producer.publish("third"));
+    let (third, _) = poll_once(producer.publish("third"));
     assert!(fake.link.pop_ready().is_some());
     fake.turn(1);
     assert!(first.poll().is_ready(), "it got its room");
@@ -332,7 +332,7 @@ fn sequences_survive_the_words_wrap_around() {
     // 64 GiB of bytes and 2^27 messages are too many to publish here: start just before.
     let mut fake = Fake::new(config::<Confirm>(BufferPolicy::Block, 3));
     let start = (1 << 27) - 2;
-    fake.shared.hand_over().start_at(start, (1 << 36) - 3);
+    fake.shared.hand_over().start_at(Amount { messages: start, bytes: (1 << 36) - 3 });
     let producer = fake.producer::<Confirm>();
     for i in 1..=6 {
         let receipt = producer.try_publish("12").unwrap();

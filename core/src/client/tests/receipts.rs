@@ -229,8 +229,13 @@ fn errors_are_small_and_handles_go_where_they_must() {
     }
     mode::<FireAndForget>();
     mode::<Confirm>();
-    (send::<Receipt>(), sync::<Receipt>(), unpin::<Receipt>(), fixed::<Receipt>());
-    (send::<Flush>(), unpin::<Flush>(), fixed::<Flush>());
+    send::<Receipt>();
+    sync::<Receipt>();
+    unpin::<Receipt>();
+    fixed::<Receipt>();
+    send::<Flush>();
+    unpin::<Flush>();
+    fixed::<Flush>();
     let fake = confirm();
     let producer = fake.producer::<Confirm>();
     send_value(&producer.close());
