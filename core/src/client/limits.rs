@@ -31,7 +31,7 @@ impl PublishLimits {
         }
     }
 
-    /// Whether a second look is needed: it is not a small plain message.
+    /// Whether nothing can be wrong with it: a body within the limits, and no properties.
     #[inline]
     pub(crate) fn is_plain(&self, message: &Message) -> bool {
         let length = message.body().len();
@@ -118,5 +118,65 @@ fn table(table: &FieldTable) -> usize {
             sum += 1 + name.as_str().len();
             values.push(value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use amq_protocol::{protocol::basic, types::ShortString};
+
+    use super::*;
+    use crate::config::PublishMode;
+
+    #[test]
+    fn the_length_of_properties_is_the_encoded_one() {
+        let mut inner = FieldTable::default();
+        let name = |name: &str| ShortString::try_new(name).unwrap_or_default();
+        inner.insert(name("void"), AMQPValue::Void);
+        inner.insert(name("bytes"), AMQPValue::ByteArray(vec![1, 2, 3].into()));
+        let array = vec![
+            AMQPValue::FieldTable(inner),
+            AMQPValue::LongInt(1),
+            AMQPValue::FieldArray(vec![AMQPValue::Double(1.0), AMQPValue::ShortInt(2)].into()),
+        ];
+        let message = Message::new("x")
+            .content_type("text/plain")
+            .content_encoding("gzip")
+            .correlation_id("c")
+            .reply_to("r")
+            .expiration(std::time::Duration::from_secs(1))
+            .message_id("m")
+            .kind("k")
+            .user_id("u")
+            .app_id("a")
+            .timestamp(1)
+            .priority(3)
+            .persistent(true)
+            .header("array", AMQPValue::FieldArray(array.into()))
+            .header("long", AMQPValue::LongString("l".repeat(300).into()))
+            .header("time", AMQPValue::Timestamp(7))
+            .header("yes", AMQPValue::Boolean(true));
+        let properties = message.properties().cloned().unwrap_or_default();
+        let headers = properties.headers().clone().unwrap_or_default();
+        let context = amq_protocol::types::generation::gen_field_table(&headers)(Vec::new().into());
+        let headers_length =
+            context.map(|context| context.into_inner().0.len()).unwrap_or_default();
+        assert_eq!(4 + table(&headers), headers_length);
+        let context = basic::gen_properties(&properties)(Vec::new().into());
+        let length = context.map(|context| context.into_inner().0.len()).unwrap_or_default();
+        assert_eq!(2 + short_fields(&properties) + 4 + table(&headers), length, "2: the flags");
+    }
+
+    #[test]
+    fn s12_deep_nesting_does_not_overflow_the_stack() {
+        let mut value = AMQPValue::Void;
+        for _ in 0..10_000 {
+            value = AMQPValue::FieldArray(vec![value].into());
+        }
+        let message = Message::new("x").header("h", value);
+        let Ok(config) = ProducerConfig::new("", "q", PublishMode::Confirm) else { return };
+        let limits = PublishLimits::new(&config, &Limits::default());
+        assert_eq!(limits.check(&message), Ok(()));
+        std::mem::forget(message); // dropping it recurses: amq-protocol's, not ours
     }
 }

@@ -1,11 +1,13 @@
 //! What the handles of one producer share with the driver.
 #![expect(clippy::disallowed_types, reason = "handles and driver share it")]
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Waker,
 };
-use std::task::Waker;
 
 use super::{
     hand_over::{Admission, Attempt, HandOver},
@@ -105,10 +107,10 @@ impl ProducerShared {
         &self.limits
     }
 
-    /// Admits a small plain message if nothing needs a second look.
+    /// Admits a message if nothing about it or the buffer needs a second look.
     #[inline]
     pub(super) fn admit(&self, message: &Message) -> Option<u64> {
-        if self.limits.is_plain(message) {
+        if self.limits.is_plain(message) || self.limits.check(message).is_ok() {
             self.hand_over.admit(message.body().len() as u64)
         } else {
             None

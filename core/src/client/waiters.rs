@@ -53,7 +53,8 @@ impl Admissions {
 /// What a waiting future finds when it looks.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    Wait,
+    /// With the waker stored before, to be dropped outside the lock.
+    Wait(Option<Waker>),
     /// Room was reserved for it. It has left the line and must take it now.
     Granted(u64),
     Refused(Refusal),
@@ -153,11 +154,7 @@ impl Line {
         };
         match &entry.status {
             Status::Waiting => {
-                match &mut entry.waker {
-                    Some(stored) => stored.clone_from(waker),
-                    none => *none = Some(waker.clone()),
-                }
-                return Turn::Wait;
+                return Turn::Wait(store(&mut entry.waker, waker));
             }
             Status::Granted => {}
             Status::Refused(refusal) => {
@@ -241,5 +238,14 @@ impl Line {
     const fn release(&mut self, bytes: u64) {
         self.granted.messages -= 1;
         self.granted.bytes -= bytes;
+    }
+}
+
+/// Stores a waker, and returns the one that it replaces: dropping a waker runs an executor's code, so
+/// that belongs outside every lock.
+pub(crate) fn store(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    match place {
+        Some(stored) if stored.will_wake(waker) => None,
+        _ => place.replace(waker.clone()),
     }
 }
