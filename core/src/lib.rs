@@ -75,3 +75,31 @@ pub use message::{Message, Properties};
 pub use session::Report;
 pub use stats::{ConsumerStats, ProducerStats, Stats};
 pub use time::Time;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn sends<T: Send + 'static>() {}
+    const fn shares<T: Send + Sync + Unpin + 'static>() {}
+
+    #[test]
+    fn handles_go_where_applications_take_them() {
+        shares::<Client>();
+        shares::<Producer<Confirm>>();
+        shares::<Producer<FireAndForget>>();
+        shares::<Options>();
+        shares::<Queue>();
+        shares::<Received>();
+        shares::<Delivery>();
+        shares::<ConsumerHandle>();
+        shares::<Consumer<Manual>>();
+        shares::<Consumer<NoAck>>();
+        shares::<Events>();
+        shares::<Receipt>();
+        sends::<Connect>();
+        sends::<ProducerBuilder<Confirm>>();
+        sends::<ConsumerBuilder<Manual>>();
+        sends::<QueueBuilder>();
+    }
+}
