@@ -73,8 +73,6 @@ pub(super) struct Connection {
     pub(super) vhost: String,
     pub(super) client_properties: FieldTable,
     pub(super) capabilities: Capabilities,
-    /// Whether it ever published: only such connections are blocked.
-    pub(super) published: bool,
     /// An alarm stopped this connection: nothing is read from it.
     pub(super) blocked: bool,
     pub(super) channels: BTreeMap<u16, Channel>,
@@ -100,7 +98,6 @@ impl Connection {
             vhost: String::new(),
             client_properties: FieldTable::default(),
             capabilities: Capabilities::default(),
-            published: false,
             blocked: false,
             channels: BTreeMap::new(),
             confirming: Vec::new(),

@@ -121,8 +121,9 @@ impl BrokerState {
                     }
                     let text = reply_text(error.code(), &error.to_string());
                     self.close_connection_with(id, error.code(), &text, MethodId::default());
-                    // Where the next frame starts is not known.
-                    self.end(id, Ending::Eof);
+                    // Where the next frame starts is not known: nobody waits for close-ok.
+                    let (after, ending) = self.settings.personality.after_a_bad_frame();
+                    self.end_at(id, self.now + after, ending);
                 }
             }
         }
@@ -415,12 +416,12 @@ impl BrokerState {
             method_id: method.1,
         };
         self.send(id, 0, &AMQPClass::Connection(conn::AMQPMethod::Close(close)));
-        let now = self.now;
+        let (now, patience) = (self.now, self.settings.personality.close_ok_patience());
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.phase = Phase::Closing;
             connection.blocked = false;
             // For a client that never answers.
-            connection.end_at(now + super::FLUSH, Ending::Eof);
+            connection.end_at(now + patience, Ending::Eof);
         }
     }
 
