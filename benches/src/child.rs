@@ -3,17 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use crate::contestants::{self, Contestant, Job, Latencies};
+use crate::contestants::{self, Contestant, Entry, Job, Latencies};
 use crate::modes::Task;
 use crate::raw::{Raw, Target};
-use crate::sink::START_DELAY;
 use crate::usage::{Cost, Usage, peak_memory};
 use crate::{AllocationCount, Fallible};
 
 /// A run warms up until one batch of messages took this long.
 const WARM_UP: Duration = Duration::from_millis(40);
 
-/// The first batch of the warm-up; it doubles.
+/// The first batch of the warm-up; each is four times the one before.
 const FIRST_BATCH: u64 = 256;
 
 /// The most messages of a run: what a real broker can be asked to hold.
@@ -53,7 +52,7 @@ pub(crate) struct Outcome {
 /// Runs `plan` and prints the outcome.
 pub(crate) fn run(plan: &Plan, allocations: Option<AllocationCount>) -> Fallible {
     let entry = contestants::named(&plan.contestant)?;
-    let mut harness = Harness::new(plan)?;
+    let mut harness = Harness::new(plan, entry)?;
     let mut contestant = (entry.open)(&plan.target, &plan.task)?;
 
     let mut batch = FIRST_BATCH;
@@ -61,11 +60,11 @@ pub(crate) fn run(plan: &Plan, allocations: Option<AllocationCount>) -> Fallible
         let queue = harness.prepare(batch)?;
         let start = Instant::now();
         harness.run(contestant.as_mut(), batch, queue)?;
-        let took = start.elapsed().saturating_sub(harness.overhead());
+        let took = start.elapsed().saturating_sub(harness.delay);
         if took >= WARM_UP {
             break batch as f64 * plan.budget.as_secs_f64() / took.as_secs_f64();
         }
-        batch *= 2;
+        batch *= 4;
     };
     let messages = (fitting as u64).clamp(FIRST_BATCH, MOST);
 
@@ -73,7 +72,7 @@ pub(crate) fn run(plan: &Plan, allocations: Option<AllocationCount>) -> Fallible
     let start = Usage::now(allocations)?;
     let latencies = harness.run(contestant.as_mut(), messages, queue)?;
     let cost = start.elapsed(allocations)?;
-    let outcome = outcome(messages, cost, harness.overhead(), latencies, peak_memory()?);
+    let outcome = outcome(messages, cost, harness.delay, latencies, peak_memory()?);
     harness.clean_up()?;
     println!("{}", outcome.line());
     // How a client ends is not measured, and some panic when they outlive their runtime.
@@ -84,7 +83,7 @@ pub(crate) fn run(plan: &Plan, allocations: Option<AllocationCount>) -> Fallible
 fn outcome(
     messages: u64,
     cost: Cost,
-    overhead: Duration,
+    idle: Duration,
     latencies: Option<Latencies>,
     memory: u64,
 ) -> Outcome {
@@ -93,7 +92,7 @@ fn outcome(
     Outcome {
         messages,
         cpu: cost.cpu.as_nanos() as f64 / n,
-        rate: n / cost.wall.saturating_sub(overhead).as_secs_f64(),
+        rate: n / cost.wall.saturating_sub(idle).as_secs_f64(),
         switches: cost.switches as f64 / n,
         allocations: cost.allocations.map(|count| count as f64 / n),
         memory,
@@ -106,6 +105,8 @@ fn outcome(
 struct Harness<'a> {
     plan: &'a Plan,
     probe: Raw,
+    /// The part of a run's time in which the sink does nothing on purpose.
+    delay: Duration,
     /// Messages that the probe has published.
     sent: u64,
     jobs: u64,
@@ -114,12 +115,16 @@ struct Harness<'a> {
 }
 
 impl<'a> Harness<'a> {
-    fn new(plan: &'a Plan) -> Fallible<Self> {
+    fn new(plan: &'a Plan, entry: &Entry) -> Fallible<Self> {
         let mut probe = Raw::open(&plan.target)?;
         probe.confirm_select()?;
         probe.declare(&plan.task.queue, false)?;
         probe.purge(&plan.task.queue)?;
-        Ok(Self { plan, probe, sent: 0, jobs: 0, used: Vec::new() })
+        let delay = match plan.sink && plan.task.mode.consumes() {
+            true => entry.start_delay,
+            false => Duration::ZERO,
+        };
+        Ok(Self { plan, probe, delay, sent: 0, jobs: 0, used: Vec::new() })
     }
 
     /// A queue with `count` messages, if the mode consumes.
@@ -129,7 +134,7 @@ impl<'a> Harness<'a> {
             return Ok(task.queue.clone());
         }
         if *sink {
-            return Ok(format!("deliver-{}-{count}", task.size));
+            return Ok(format!("deliver-{}-{count}-{}", task.size, self.delay.as_millis()));
         }
         let queue = format!("{}-{}", task.queue, self.used.len());
         self.probe.declare(&queue, false)?;
@@ -156,11 +161,6 @@ impl<'a> Harness<'a> {
             self.probe.await_messages(&task.queue, base, count, |time| contestant.idle(time))?;
         }
         Ok(latencies)
-    }
-
-    /// The part of a run's time in which the sink does nothing on purpose.
-    fn overhead(&self) -> Duration {
-        if self.plan.sink && self.plan.task.mode.consumes() { START_DELAY } else { Duration::ZERO }
     }
 
     fn clean_up(&mut self) -> Fallible {

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::child::Plan;
 use crate::modes::{Mode, Task};
 use crate::raw::Target;
+use crate::sink::Manner;
 use crate::{AllocationCount, Fallible, child, machine, sink, versus};
 
 /// Benchmarks of AMQP 0-9-1 clients, side by side.
@@ -66,6 +67,10 @@ pub(crate) struct Versus {
     /// The core of the sink.
     #[arg(long, default_value_t = 1)]
     pub(crate) sink_core: usize,
+    /// The sink looks for bytes this long before it sleeps, in microseconds: the client then
+    /// does not pay for waking it. (Not in the latency modes, where both share a core.)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) spin: u64,
     /// Write the tables to this file as well, as markdown.
     #[arg(long)]
     pub(crate) markdown: Option<PathBuf>,
@@ -82,6 +87,9 @@ struct Sink {
     /// Say on stderr what each connection did.
     #[arg(long)]
     verbose: bool,
+    /// Look for bytes this long before sleeping, in microseconds.
+    #[arg(long, default_value_t = 0)]
+    spin: u64,
 }
 
 #[derive(Debug, Args)]
@@ -110,9 +118,10 @@ pub(crate) fn run(allocations: Option<AllocationCount>) -> Fallible<ExitCode> {
         Command::Versus(options) => versus::run(&options)?,
         Command::Sink(options) => {
             options.core.map(machine::pin).transpose()?;
-            sink::serve(options.port, options.verbose)?;
+            let spin = Duration::from_micros(options.spin);
+            sink::serve(options.port, Manner { verbose: options.verbose, spin })?;
         }
-        Command::SelfTest => sink::self_test()?,
+        Command::SelfTest => sink::self_test(3_000_000)?,
         Command::Contestant(options) => {
             options.core.map(machine::pin).transpose()?;
             let plan = Plan {

@@ -58,6 +58,8 @@ pub(crate) struct Raw {
     start: usize,
     end: usize,
     frame_max: u32,
+    /// What is about to be written, kept for its memory.
+    out: Vec<u8>,
 }
 
 impl Raw {
@@ -68,10 +70,11 @@ impl Raw {
         socket.set_read_timeout(Some(Duration::from_secs(30)))?;
         let mut raw = Self {
             socket,
-            input: vec![0; 4 * BATCH],
+            input: vec![0; 8 * BATCH],
             start: 0,
             end: 0,
             frame_max: wire::FRAME_MAX,
+            out: Vec::new(),
         };
         raw.socket.write_all(b"AMQP\0\0\x09\x01")?;
         raw.expect(0, id::CONNECTION_START, |_| Ok(()))?;
@@ -111,7 +114,7 @@ impl Raw {
     }
 
     /// Hands every whole frame that is there to `each`, after one read if there was none.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(&mut self, mut each: impl FnMut(Frame<'_>) -> Fallible) -> Fallible {
         let mut any = false;
         while !any {
@@ -151,7 +154,7 @@ impl Raw {
         &mut self,
         channel: u16,
         wanted: Method,
-        take: impl Fn(&mut Fields<'_>) -> Fallible<T>,
+        take: impl Fn(&mut Fields<'_>) -> wire::Read<T>,
     ) -> Fallible<T> {
         let mut reply = None;
         while reply.is_none() {
@@ -255,7 +258,7 @@ impl Raw {
         const WINDOW: u64 = 1_000;
         let last = *sent + count;
         let mut settled = Settled { tag: *sent, singles: 0 };
-        let mut out = Vec::with_capacity(BATCH + body.len() + 128);
+        let mut out = std::mem::take(&mut self.out);
         while settled.count() < last {
             while *sent < last && *sent - settled.count() < WINDOW && out.len() < BATCH {
                 self.encode_publish(&mut out, queue, body);
@@ -269,6 +272,7 @@ impl Raw {
                 self.read(|frame| settled.note(frame))?;
             }
         }
+        self.out = out;
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::report::{self, Row};
 use crate::{Fallible, machine};
 
 /// A run that takes longer hangs.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Where messages go.
 const QUEUE: &str = "lavinmq-benches";
@@ -35,9 +35,9 @@ struct Sink {
 }
 
 impl Sink {
-    fn start(program: &Path, core: Option<usize>) -> Fallible<Self> {
+    fn start(program: &Path, core: Option<usize>, spin: u64) -> Fallible<Self> {
         let mut command = Command::new(program);
-        command.arg("sink").stdout(Stdio::piped());
+        command.args(["sink", "--spin", &spin.to_string()]).stdout(Stdio::piped());
         if let Some(core) = core {
             command.args(["--core", &core.to_string()]);
         }
@@ -69,8 +69,8 @@ pub(crate) fn run(options: &Versus) -> Fallible {
     let (far, near) = match &options.url {
         Some(_) => (None, None),
         None => (
-            Some(Sink::start(&program, core(options.sink_core))?),
-            Some(Sink::start(&program, core(options.client_core))?),
+            Some(Sink::start(&program, core(options.sink_core), options.spin)?),
+            Some(Sink::start(&program, core(options.client_core), 0)?),
         ),
     };
 
@@ -116,7 +116,7 @@ pub(crate) fn run(options: &Versus) -> Fallible {
 
     let mut about = machine::description();
     about.push(match &options.url {
-        None => "against: the sink".to_owned(),
+        None => format!("against: the sink (spins {} µs before it sleeps)", options.spin),
         Some(target) => format!("against: a broker at {}:{}", target.host, target.port),
     });
     about.push(match pinned {
@@ -148,7 +148,7 @@ fn order(step: usize, contestants: usize, round: usize) -> usize {
 }
 
 fn effort(options: &Versus) -> Effort {
-    let (rounds, budget) = if options.quick { (3, 100) } else { (7, 300) };
+    let (rounds, budget) = if options.quick { (5, 100) } else { (7, 300) };
     Effort {
         rounds: options.rounds.unwrap_or(rounds).max(1),
         budget: Duration::from_millis(options.budget.unwrap_or(budget)),
@@ -157,7 +157,7 @@ fn effort(options: &Versus) -> Effort {
 
 fn entries(options: &Versus) -> Fallible<Vec<&'static Entry>> {
     if options.contestants.is_empty() {
-        return Ok(contestants::all().filter(|entry| entry.default).collect());
+        return Ok(contestants::all().filter(|entry| entry.quick || !options.quick).collect());
     }
     options.contestants.iter().map(|name| contestants::named(name)).collect()
 }

@@ -1,7 +1,8 @@
 //! AMQP 0-9-1 frames by hand: as much as the sink and the raw client need, and independent of
 //! the crate that is measured.
 
-use crate::Fallible;
+/// What is wrong with the bytes: static words, so that a result is cheap to hand up.
+pub(crate) type Read<T> = Result<T, &'static str>;
 
 pub(crate) const METHOD: u8 = 1;
 pub(crate) const HEADER: u8 = 2;
@@ -78,22 +79,19 @@ pub(crate) struct Frame<'a> {
 /// # Errors
 ///
 /// A frame over [`FRAME_MAX`], or one without its end octet.
-#[inline]
-pub(crate) fn first_frame(bytes: &[u8]) -> Fallible<Option<(Frame<'_>, usize)>> {
+#[inline(always)]
+pub(crate) fn first_frame(bytes: &[u8]) -> Read<Option<(Frame<'_>, usize)>> {
     let Some((head, rest)) = bytes.split_first_chunk::<7>() else {
         return Ok(None);
     };
     let [kind, c1, c0, s3, s2, s1, s0] = *head;
     let size = u32::from_be_bytes([s3, s2, s1, s0]) as usize;
     let Some(&end) = rest.get(size) else {
-        return if size + OVERHEAD > FRAME_MAX as usize {
-            Err(format!("a frame of {size} bytes").into())
-        } else {
-            Ok(None)
-        };
+        let too_large = size + OVERHEAD > FRAME_MAX as usize;
+        return if too_large { Err("a frame over the limit") } else { Ok(None) };
     };
     if end != FRAME_END {
-        return Err("a frame without its end octet".into());
+        return Err("a frame without its end octet");
     }
     let channel = u16::from_be_bytes([c1, c0]);
     let payload = &rest[..size];
@@ -108,43 +106,57 @@ impl<'a> Fields<'a> {
         Self(payload)
     }
 
-    fn take<const N: usize>(&mut self) -> Fallible<[u8; N]> {
+    #[inline(always)]
+    fn take<const N: usize>(&mut self) -> Read<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk().ok_or("a field past the end of its frame")?;
         self.0 = rest;
         Ok(*head)
     }
 
-    fn bytes(&mut self, n: usize) -> Fallible<&'a [u8]> {
+    #[inline(always)]
+    fn bytes(&mut self, n: usize) -> Read<&'a [u8]> {
         let (head, rest) =
             self.0.split_at_checked(n).ok_or("a string past the end of its frame")?;
         self.0 = rest;
         Ok(head)
     }
 
-    pub(crate) fn octet(&mut self) -> Fallible<u8> {
+    #[inline(always)]
+    pub(crate) fn octet(&mut self) -> Read<u8> {
         self.take::<1>().map(|[b]| b)
     }
 
-    pub(crate) fn short(&mut self) -> Fallible<u16> {
+    #[inline(always)]
+    pub(crate) fn short(&mut self) -> Read<u16> {
         self.take().map(u16::from_be_bytes)
     }
 
-    pub(crate) fn long(&mut self) -> Fallible<u32> {
+    #[inline(always)]
+    pub(crate) fn long(&mut self) -> Read<u32> {
         self.take().map(u32::from_be_bytes)
     }
 
-    pub(crate) fn longlong(&mut self) -> Fallible<u64> {
+    #[inline(always)]
+    pub(crate) fn longlong(&mut self) -> Read<u64> {
         self.take().map(u64::from_be_bytes)
     }
 
     /// The two numbers that a method begins with.
-    pub(crate) fn method(&mut self) -> Fallible<Method> {
+    #[inline(always)]
+    pub(crate) fn method(&mut self) -> Read<Method> {
         Ok((self.short()?, self.short()?))
     }
 
-    pub(crate) fn short_string(&mut self) -> Fallible<&'a str> {
+    pub(crate) fn short_string(&mut self) -> Read<&'a str> {
         let n = self.octet()?;
-        Ok(std::str::from_utf8(self.bytes(n.into())?)?)
+        std::str::from_utf8(self.bytes(n.into())?).map_err(|_| "a name that is not UTF-8")
+    }
+
+    /// Over a short string that nobody reads.
+    #[inline(always)]
+    pub(crate) fn skip_short_string(&mut self) -> Read<()> {
+        let n = self.octet()?;
+        self.bytes(n.into()).map(|_| ())
     }
 }
 

@@ -86,7 +86,7 @@ impl RawClient {
                         let mut fields = Fields::new(frame.payload);
                         match fields.method()? {
                             id::BASIC_DELIVER => {
-                                let _ = fields.short_string()?;
+                                fields.skip_short_string()?;
                                 tag = fields.longlong()?;
                             }
                             id::BASIC_CONSUME_OK => {}

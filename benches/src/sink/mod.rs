@@ -2,9 +2,10 @@
 //! swallows publishes, confirms them (one `multiple` ack for all that one read brought), and
 //! delivers encoded messages as fast as the socket takes them.
 //!
-//! One thread per connection. Nothing is stored: a queue named `deliver-SIZE-COUNT` yields
-//! COUNT messages of SIZE bytes to each of its consumers (without COUNT: endless), every
-//! other queue is empty. `queue.declare-ok` answers in its message count how many publishes
+//! One thread per connection. Nothing is stored: a queue named `deliver-SIZE-COUNT-DELAY`
+//! yields COUNT messages of SIZE bytes to each of its consumers, the first DELAY milliseconds
+//! after consume-ok (without COUNT: endless; without DELAY: at once). Every other queue is
+//! empty. `queue.declare-ok` answers in its message count how many publishes
 //! the sink has swallowed on all connections: that is how a client's harness knows that its
 //! messages have arrived.
 
@@ -20,7 +21,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-pub(crate) use session::START_DELAY;
 use session::Session;
 
 use crate::Fallible;
@@ -34,6 +34,16 @@ const READ_BUFFER: usize = 512 * 1024;
 /// Deliveries are written in batches of about this size, in bytes.
 const WRITE_BATCH: usize = 64 * 1024;
 
+/// How a sink is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manner {
+    /// Say on stderr what each connection did.
+    pub(crate) verbose: bool,
+    /// How long to look for bytes before sleeping. Above zero the client does not pay for
+    /// waking the sink: a broker that is always awake.
+    pub(crate) spin: Duration,
+}
+
 /// What all connections did so far.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
@@ -44,27 +54,26 @@ pub(crate) struct Totals {
 }
 
 /// Binds a loopback port, prints its number on a line of its own, and serves until killed.
-/// `verbose` reports on stderr what each connection did.
-pub(crate) fn serve(port: u16, verbose: bool) -> Fallible {
+pub(crate) fn serve(port: u16, manner: Manner) -> Fallible {
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     println!("{}", listener.local_addr()?.port());
     std::io::stdout().flush()?;
-    accept(&listener, &Arc::new(Totals::default()), verbose)
+    accept(&listener, &Arc::new(Totals::default()), manner)
 }
 
 /// Serves every connection of `listener` on a thread of its own.
-pub(crate) fn accept(listener: &TcpListener, totals: &Arc<Totals>, verbose: bool) -> Fallible {
+fn accept(listener: &TcpListener, totals: &Arc<Totals>, manner: Manner) -> Fallible {
     loop {
         let (socket, _) = listener.accept()?;
         let totals = Arc::clone(totals);
         std::thread::spawn(move || {
             let mut session = Session::new(Arc::clone(&totals));
-            let end = connection(&socket, &mut session);
+            let end = connection(&socket, &mut session, manner.spin);
             if let Err(fault) = &end {
                 totals.faults.fetch_add(1, Ordering::Relaxed);
                 eprintln!("sink: {fault}");
             }
-            if verbose {
+            if manner.verbose {
                 eprintln!("sink: connection ended, {}", session.account());
             }
         });
@@ -73,7 +82,7 @@ pub(crate) fn accept(listener: &TcpListener, totals: &Arc<Totals>, verbose: bool
 
 /// One connection, from the protocol header to its end. An end without `connection.close` is
 /// no fault: contestants are processes that may simply exit.
-fn connection(mut socket: &TcpStream, session: &mut Session) -> Fallible {
+fn connection(mut socket: &TcpStream, session: &mut Session, spin: Duration) -> Fallible {
     socket.set_nodelay(true)?;
     let mut header = [0; 8];
     socket.read_exact(&mut header)?;
@@ -100,7 +109,7 @@ fn connection(mut socket: &TcpStream, session: &mut Session) -> Fallible {
         // A full buffer holds half of a frame at most, so there is room.
         let room = &mut input[filled..];
         let read = if session.out.is_empty() && !session.can_deliver() {
-            read_or_beat(socket, room, session)
+            read_or_beat(socket, room, session, spin)
         } else {
             read_some(socket, room)
         };
@@ -155,11 +164,18 @@ fn read_or_beat(
     mut socket: &TcpStream,
     room: &mut [u8],
     session: &mut Session,
+    spin: Duration,
 ) -> std::io::Result<Option<usize>> {
     let (wait, beat) = match session.starts_in(Instant::now()) {
         Some(delay) => (Some(delay.max(Duration::from_micros(100))), false),
         None => (session.heartbeat_interval(), true),
     };
+    let spinning = Instant::now();
+    while spinning.elapsed() < spin {
+        if let Some(n) = read_some(socket, room)? {
+            return Ok(Some(n));
+        }
+    }
     if session.read_timeout != wait {
         socket.set_read_timeout(wait)?;
         session.read_timeout = wait;
@@ -189,18 +205,19 @@ fn await_progress(socket: &TcpStream) -> Fallible {
 
 /// The sink in this process, driven by the raw client: what was sent must be what was counted,
 /// and what was named in a queue must be what comes. Prints how fast both together are.
-pub(crate) fn self_test() -> Fallible {
+/// `messages` is the most of one run.
+pub(crate) fn self_test(messages: u64) -> Fallible {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let target: Target = format!("amqp://{}", listener.local_addr()?).parse()?;
     let totals = Arc::new(Totals::default());
     let serving = Arc::clone(&totals);
-    std::thread::spawn(move || accept(&listener, &serving, false));
+    std::thread::spawn(move || accept(&listener, &serving, Manner::default()));
 
     for size in [16, 1024, 200_000] {
-        let count = (400_000_000 / (size as u64 + 64)).min(3_000_000);
+        let count = (400_000_000 / (size as u64 + 64)).min(messages);
         for mode in Mode::ALL {
             let task = Task { mode, size, queue: "self-test".to_owned() };
-            let count = if mode.is_latency() { 1_000 } else { count };
+            let count = if mode.is_latency() { count.min(1_000) } else { count };
             let before = totals.snapshot();
             let mut probe = Raw::open(&target)?;
             let mut raw = (contestants::named("raw")?.open)(&target, &task)?;
@@ -232,5 +249,13 @@ impl Totals {
     fn snapshot(&self) -> [u64; 4] {
         [&self.published, &self.delivered, &self.acked, &self.faults]
             .map(|count| count.load(Ordering::Acquire))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_the_raw_client_sends_and_takes_is_what_the_sink_counts() -> crate::Fallible {
+        super::self_test(2_500)
     }
 }

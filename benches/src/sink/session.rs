@@ -9,10 +9,6 @@ use super::Totals;
 use crate::Fallible;
 use crate::wire::{self, Fields, Frame, Method, id};
 
-/// Between consume-ok and the first delivery: amqp-client 0.1 drops deliveries that come in
-/// the same read as consume-ok (its own known defect 007), and would never end its run.
-pub(crate) const START_DELAY: Duration = Duration::from_millis(5);
-
 /// The heartbeat that the sink offers, in seconds.
 const HEARTBEAT: u16 = 60;
 
@@ -376,7 +372,7 @@ impl Session {
             "" => format!("sink.{number}.{}", channel.consumers.len() + 1),
             tag => tag.to_owned(),
         };
-        let (size, left) = supply(queue);
+        let Supply { size, left, delay } = supply(queue);
         let mut encoded = Vec::new();
         let mut tag_at = 0;
         wire::method(&mut encoded, number, id::BASIC_DELIVER, |w| {
@@ -393,7 +389,9 @@ impl Session {
         if !self.consuming.contains(&number) {
             self.consuming.push(number);
         }
-        self.not_before = Some(Instant::now() + START_DELAY);
+        if !delay.is_zero() {
+            self.not_before = Some(Instant::now() + delay);
+        }
         Ok(())
     }
 
@@ -478,12 +476,16 @@ fn open(channels: &mut [Channel], number: u16) -> Fallible<&mut Channel> {
     }
 }
 
-/// The size and number of the messages that a queue holds, by its name.
-fn supply(queue: &str) -> (usize, u64) {
-    let mut parts = queue.split('-');
-    match (parts.next(), parts.next().map(str::parse), parts.next().map(str::parse)) {
-        (Some("deliver"), Some(Ok(size)), None) => (size, u64::MAX),
-        (Some("deliver"), Some(Ok(size)), Some(Ok(count))) => (size, count),
-        _ => (0, 0),
-    }
+/// What a queue holds for each consumer.
+struct Supply {
+    size: usize,
+    left: u64,
+    delay: Duration,
+}
+
+/// By its name: see the module above.
+fn supply(queue: &str) -> Supply {
+    let mut parts = queue.strip_prefix("deliver-").unwrap_or("0-0").split('-').map(str::parse);
+    let mut next = |otherwise| parts.next().and_then(Result::ok).unwrap_or(otherwise);
+    Supply { size: next(0) as usize, left: next(u64::MAX), delay: Duration::from_millis(next(0)) }
 }
