@@ -1,10 +1,10 @@
 //! Side-by-side benchmarks of AMQP 0-9-1 clients: one command, every client in a process of
 //! its own, rounds interleaved, against a fast sink or a real broker. See `README.md`.
 //!
-//! From the bottom up: [`wire`] (frames), [`sink`] (the fast peer), [`raw`] (a blocking client
-//! without comfort), [`modes`] (what is done) and [`ceilings`] (how fast it must be),
-//! [`contestants`] (who does it), [`usage`] (what it cost), [`child`] (one measured run),
-//! [`versus`] (all runs, interleaved), [`report`] (the tables).
+//! From the bottom up: `wire` (frames), `sink` (the fast peer), `raw` (a blocking client
+//! without comfort), `modes` (what is done) and `ceilings` (how fast it must be),
+//! `contestants` (who does it), `usage` (what it cost), `child` (one measured run),
+//! `versus` (all runs, interleaved), `report` (the tables).
 
 mod ceilings;
 mod child;

@@ -119,11 +119,13 @@ pub(crate) fn run(options: &Versus) -> Fallible {
         None => format!("against: the sink (spins {} µs before it sleeps)", options.spin),
         Some(target) => format!("against: a broker at {}:{}", target.host, target.port),
     });
-    about.push(match pinned {
-        true => {
-            format!("client on core {}, sink on core {}", options.client_core, options.sink_core)
-        }
-        false => "not pinned".to_owned(),
+    about.push(match (pinned, options.url.is_some()) {
+        (false, _) => "not pinned".to_owned(),
+        (true, true) => format!("client on core {}", options.client_core),
+        (true, false) => format!(
+            "client on core {}, sink on core {} (latency: on the client's)",
+            options.client_core, options.sink_core
+        ),
     });
     about.push(format!(
         "{} rounds of {} ms a run, interleaved, in {} s; load average before {load_before}, after {}",
@@ -132,7 +134,7 @@ pub(crate) fn run(options: &Versus) -> Fallible {
         started.elapsed().as_secs(),
         machine::load(),
     ));
-    let report = report::Report { about, rows };
+    let report = report::Report { about, rows, broker: options.url.is_some() };
     print!("{}", report.text());
     if let Some(file) = &options.markdown {
         std::fs::write(file, report.markdown())?;
@@ -148,7 +150,7 @@ fn order(step: usize, contestants: usize, round: usize) -> usize {
 }
 
 fn effort(options: &Versus) -> Effort {
-    let (rounds, budget) = if options.quick { (5, 100) } else { (7, 300) };
+    let (rounds, budget) = if options.quick { (3, 100) } else { (7, 300) };
     Effort {
         rounds: options.rounds.unwrap_or(rounds).max(1),
         budget: Duration::from_millis(options.budget.unwrap_or(budget)),
