@@ -202,8 +202,9 @@ fn f05_a_refusing_link_resets_new_connections_and_leaves_the_others() {
     link.refuse(false);
     let other = Server::start();
     link.set_upstream(other.address());
-    let _client = connect(link.addr());
-    other.accept();
+    let (mut client, mut broker) = (connect(link.addr()), other.accept());
+    client.write_all(b"y").unwrap();
+    assert_eq!(exactly(&mut broker, 1), b"y"); // by now it is counted
     let counters = link.counters();
     assert_eq!((counters.connections, counters.refused), (2, 1));
     // Nobody there: refused, too.
