@@ -29,6 +29,7 @@ mod settles;
 pub(crate) mod sync;
 #[cfg(test)]
 mod tests;
+mod unwanted;
 pub(crate) mod waiters;
 
 pub use builders::{ConsumerBuilder, ProducerBuilder};
