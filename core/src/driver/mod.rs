@@ -159,7 +159,7 @@ impl<R: Runtime> Driver<R> {
         changed |=
             transports.drive(&mut core.session, &self.runtime, self.connector.as_ref(), cx, now);
         changed |= effects.collect(core, client, requests, now);
-        effects.publish_stats(core);
+        effects.finish_turn(core);
 
         self.session_deadline = core.session.poll_deadline().map(|deadline| {
             // Due already, and nothing came of it: not a reason to spin.
@@ -202,7 +202,7 @@ impl<R: Runtime> Driver<R> {
             }
             while core.session.poll_action().is_some() {}
             while effects.collect(core, client, requests, now) {}
-            effects.publish_stats(core);
+            effects.finish_turn(core);
             core.session.report()
         }));
         for (_, consumer) in std::mem::take(&mut core.consumers) {
