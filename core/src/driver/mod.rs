@@ -166,8 +166,13 @@ impl<R: Runtime> Driver<R> {
             if deadline.at <= now && !changed { now + PATIENCE } else { deadline.at }
         });
         let tick = self.runtime.tick().map(|tick| now + tick);
-        let deadlines =
-            [self.session_deadline, core.producers.next_deadline(), requests.next_linger(), tick];
+        let deadlines = [
+            self.session_deadline,
+            core.producers.next_deadline(),
+            requests.next_linger(),
+            transports.next_deadline(),
+            tick,
+        ];
         self.deadline = deadlines.into_iter().flatten().min();
         let closed = core.session.is_closed();
         drop(guard);
