@@ -165,6 +165,9 @@ impl Outcomes {
         {
             self.stored.fetch_add(1, Ordering::SeqCst);
         }
+        let unheard = self.collect_dropped(&mut state);
+        drop(state);
+        drop(unheard);
     }
 
     /// Everything up to `watermark`, and these runs beyond it, are settled. Returns whom to wake.
