@@ -204,8 +204,7 @@ fn f05_a_refusing_link_resets_new_connections_and_leaves_the_others() {
     link.set_upstream(other.address());
     let _client = connect(link.addr());
     other.accept();
-    let counters = link.counters();
-    assert_eq!((counters.connections, counters.refused), (2, 1));
+    assert!(link.wait_until(LONG, |counters| (counters.connections, counters.refused) == (2, 1)));
     // Nobody there: refused, too.
     drop(other);
     assert_eq!(until_end(&mut connect(link.addr())).1, Some(ErrorKind::ConnectionReset));
