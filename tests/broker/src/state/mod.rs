@@ -270,9 +270,11 @@ impl BrokerState {
         self.write(id, |out| frames::put_method(out, channel, method));
     }
 
-    /// Appends to a connection's output.
+    /// Appends to a connection's output, unless it is over.
     fn write(&mut self, id: ConnId, put: impl FnOnce(&mut Vec<u8>)) {
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && connection.phase != Phase::Over
+        {
             put(connection.output.buffer());
             connection.last_sent = self.now;
             announce(&mut self.changed, id, connection);
