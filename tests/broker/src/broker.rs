@@ -331,7 +331,7 @@ impl Broker {
 
     /// Resets every connection, without a word. New ones are accepted at once.
     pub fn cut(&self) {
-        self.with(|state, _| state.cut());
+        self.with(BrokerState::cut);
     }
 
     /// Restarts in an orderly way: connections are closed with 320, and what is not durable is gone. New

@@ -425,12 +425,13 @@ impl BrokerState {
     /// durable is gone.
     pub fn crash(&mut self, now: Time) {
         self.advance(now);
-        self.cut();
+        self.cut(now);
         self.lose_what_is_transient();
     }
 
     /// Resets all connections without a word.
-    pub(crate) fn cut(&mut self) {
+    pub fn cut(&mut self, now: Time) {
+        self.advance(now);
         for id in self.connection_ids() {
             self.release_connection(id);
             if let Some(connection) = self.connections.get_mut(&id) {
