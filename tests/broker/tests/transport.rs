@@ -128,6 +128,22 @@ fn f09_a_cut_after_n_bytes_lets_exactly_these_through() {
 }
 
 #[test]
+fn f10_a_cut_after_the_last_byte_needs_no_further_one() {
+    let server = Server::start();
+    let link = FaultLink::start(server.address()).unwrap();
+    let (mut client, mut broker) = (connect(link.addr()), server.accept());
+    link.cut_after(5, Direction::ToBroker);
+    client.write_all(b"whole").unwrap();
+    assert_eq!(until_end(&mut broker), (b"whole".to_vec(), None));
+    drop(broker);
+    assert_eq!(until_end(&mut client).0, b"");
+    // It is used up: the next connection stands.
+    let (mut client, mut broker) = (connect(link.addr()), server.accept());
+    client.write_all(b"whole again").unwrap();
+    assert_eq!(exactly(&mut broker, 11), b"whole again");
+}
+
+#[test]
 fn f12_a_stalled_link_is_silent_and_a_resumed_one_loses_nothing() {
     let server = Server::start();
     let link = FaultLink::start(server.address()).unwrap();
