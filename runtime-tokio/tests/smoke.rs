@@ -53,7 +53,10 @@ async fn publish_confirm_consume_ack_and_close() {
         assert_eq!(delivery.ack(), Settle::Queued);
     }
     within("settled", jobs.settled()).await;
-    broker.wait_until(Duration::from_secs(10), |_| true);
+    let drained = broker.wait_until(Duration::from_secs(10), |state| {
+        state.queue_depth("orders") + state.unacked("orders") == 0
+    });
+    assert!(drained);
     assert_eq!((broker.depth("orders"), broker.unacked("orders")), (0, 0));
 
     let stats = client.stats();
