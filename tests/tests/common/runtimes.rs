@@ -24,6 +24,9 @@ pub trait Rt: 'static {
     /// The crate's own `connect_lazy`.
     fn connect_lazy(options: Options) -> Result<Client, ConnectError>;
 
+    /// The crate's own `with_driver`.
+    fn with_driver(options: Options) -> Result<(Client, BoxFuture<'static, ()>), ConnectError>;
+
     fn sleep(duration: Duration) -> BoxFuture<'static, ()>;
 }
 
@@ -59,6 +62,11 @@ impl Rt for Tokio {
         lavinmq_tokio::connect_lazy(options)
     }
 
+    fn with_driver(options: Options) -> Result<(Client, BoxFuture<'static, ()>), ConnectError> {
+        let (client, driver) = lavinmq_tokio::with_driver(options)?;
+        Ok((client, Box::pin(driver)))
+    }
+
     fn sleep(duration: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(duration))
     }
@@ -88,6 +96,11 @@ impl Rt for Smol {
 
     fn connect_lazy(options: Options) -> Result<Client, ConnectError> {
         lavinmq_smol::connect_lazy(options)
+    }
+
+    fn with_driver(options: Options) -> Result<(Client, BoxFuture<'static, ()>), ConnectError> {
+        let (client, driver) = lavinmq_smol::with_driver(options)?;
+        Ok((client, Box::pin(driver)))
     }
 
     fn sleep(duration: Duration) -> BoxFuture<'static, ()> {
