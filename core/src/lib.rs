@@ -1,7 +1,9 @@
 //! Sans-IO AMQP 0-9-1 client core.
 
+pub mod client;
 pub mod config;
 pub mod consume;
+pub mod driver;
 pub mod error;
 pub mod event;
 pub mod ids;
@@ -11,4 +13,21 @@ pub mod runtime;
 pub mod session;
 pub mod stats;
 pub mod time;
+pub mod uri;
 pub mod wire;
+
+pub use client::{
+    Acker, BoxError, Client, Confirm, Connect, Consumer, ConsumerBuilder, ConsumerHandle, Delivery,
+    Events, FireAndForget, Flush, Health, Kind, Manual, Mode, NoAck, OnFailure, Options, Producer,
+    ProducerBuilder, Publish, Queue, QueueBuilder, QueueRef, Receipt, Received, Settle,
+};
+pub use config::{BufferPolicy, Deadlines, Limits, Target, WhenCancelled, WhenOffline};
+pub use driver::{Driver, FirstConnect, start, with_driver};
+pub use error::{
+    ConnectError, ConsumeError, DeclareError, NotConfirmed, OpenError, OptionsError, PublishError,
+};
+pub use event::{DropReason, EndReason, Event, Settled, State, Verdict};
+pub use message::{Message, Properties};
+pub use session::Report;
+pub use stats::{ConsumerStats, ProducerStats, Stats};
+pub use time::Time;
