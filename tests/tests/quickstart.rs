@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
+#[allow(dead_code, reason = "each suite uses its part")]
 #[path = "common/quickstart.rs"]
 mod quickstart;
 

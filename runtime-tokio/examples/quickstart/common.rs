@@ -8,6 +8,7 @@ use std::{
     env,
     error::Error,
     io::IsTerminal as _,
+    net::ToSocketAddrs as _,
     process::{self, ExitCode},
     sync::{
         Arc,
@@ -19,9 +20,12 @@ use std::{
 
 use futures::future::try_join;
 use indicatif::{ProgressBar, ProgressStyle};
-use lavinmq_testing::{Broker, FaultLink};
+use lavinmq_testing::{Broker, Direction, FaultLink};
 
-use crate::lavinmq::{self, Client, Confirm, Consumer, ConsumerHandle, Delivery, Options, Producer, Receipt};
+use crate::lavinmq::{
+    self, Client, Confirm, Consumer, ConsumerHandle, Delivery, Manual, Options, Producer, Receipt,
+    types::AMQPValue,
+};
 
 const USAGE: &str = "\
 usage: quickstart [--messages N] [--size BYTES] [--no-faults] [--sabotage skip-one] [AMQP-URL]
@@ -65,7 +69,10 @@ async fn run(runtime: &str, wanted: &Wanted) -> Result<Accounts> {
         None => own.insert(Broker::start()?).url(),
     };
     let (link, url) = link(&url)?;
-    eprintln!("quickstart: on {runtime}, {}", if own.is_some() { "with a broker in this process" } else { "with your broker" });
+    eprintln!(
+        "quickstart: on {runtime}, {}",
+        if own.is_some() { "with a broker in this process" } else { "with your broker" }
+    );
 
     // A client. It reconnects by itself; half a second between attempts is enough for a quickstart.
     let options = Options::new(&url)?
@@ -77,7 +84,7 @@ async fn run(runtime: &str, wanted: &Wanted) -> Result<Accounts> {
     // A queue, new and of its own name, which the broker removes when it was unused for ten minutes.
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let queue = format!("quickstart-orders-{}-{}", process::id(), since_1970.as_millis());
-    client.queue(&queue).argument("x-expires", 600_000).declare().await?;
+    client.queue(&queue).argument("x-expires", AMQPValue::LongInt(600_000)).declare().await?;
 
     let producer = client.producer(&*queue).confirm().open().await?;
     let mut consumer = client.consumer(&*queue).prefetch(1000).open().await?;
@@ -104,7 +111,7 @@ async fn run(runtime: &str, wanted: &Wanted) -> Result<Accounts> {
         resent: tally.resent.load(Relaxed),
         received_unique: seen.iter().filter(|copies| **copies > 0).count() as u64,
         duplicates: seen.iter().map(|copies| u64::from(copies.saturating_sub(1))).sum(),
-        cuts: link.cuts(),
+        cuts: link.counters().cuts,
         reconnects: stats.reconnects,
         conserved: stats.is_conserved(),
     })
@@ -118,13 +125,13 @@ async fn publish(
     link: &FaultLink,
     watch: &Watch,
 ) -> Result<()> {
-    let mut confirmed = |confirmed: u64| {
+    let confirmed = |confirmed: u64| {
         tally.confirmed.store(confirmed, Relaxed);
         // Every so often the network fails, a little later: in the middle of whatever goes by then.
         let cut = confirmed * (CUTS + 1) / wanted.messages;
         if wanted.faults && cut > tally.cuts_ordered.load(Relaxed) && cut <= CUTS {
             tally.cuts_ordered.store(cut, Relaxed);
-            link.cut_after(1_000 + 37 * cut);
+            link.cut_after(1_000 + 37 * cut, Direction::ToBroker);
         }
         watch.confirmed(confirmed);
     };
@@ -152,7 +159,11 @@ async fn publish(
 }
 
 /// Consumes orders until the watch stops the consumer; says how many copies of each there were.
-async fn consume(orders: &mut Consumer, wanted: &Wanted, tally: &Tally) -> Result<Vec<u32>> {
+async fn consume(
+    orders: &mut Consumer<Manual>,
+    wanted: &Wanted,
+    tally: &Tally,
+) -> Result<Vec<u32>> {
     let mut seen = vec![0_u32; usize::try_from(wanted.messages)?];
     let thrown_away = wanted.sabotage.then_some(wanted.messages / 2);
     while let Some(delivery) = orders.next().await {
@@ -214,7 +225,16 @@ struct Accounts {
 
 impl Accounts {
     fn close(&self, wanted: &Wanted) -> ExitCode {
-        let Self { accepted, confirmed, resent, received_unique, duplicates, cuts, reconnects, conserved } = self;
+        let Self {
+            accepted,
+            confirmed,
+            resent,
+            received_unique,
+            duplicates,
+            cuts,
+            reconnects,
+            conserved,
+        } = self;
         let lost = accepted - received_unique;
         let mut good = lost == 0 && *accepted == wanted.messages && accepted == confirmed;
         if !conserved {
@@ -246,15 +266,23 @@ struct Wanted {
 impl Wanted {
     fn from_command_line() -> std::result::Result<Self, lexopt::Error> {
         use lexopt::prelude::*;
-        let mut wanted =
-            Self { messages: 100_000, size: 100, faults: true, sabotage: false, url: env::var("AMQP_URL").ok() };
+        let mut wanted = Self {
+            messages: 100_000,
+            size: 100,
+            faults: true,
+            sabotage: false,
+            url: env::var("AMQP_URL").ok(),
+        };
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
             match argument {
                 Long("messages") => wanted.messages = arguments.value()?.parse()?,
                 Long("size") => wanted.size = arguments.value()?.parse()?,
                 Long("no-faults") => wanted.faults = false,
-                Long("sabotage") if arguments.value()? == "skip-one" => wanted.sabotage = true,
+                Long("sabotage") => match arguments.value()?.string()?.as_str() {
+                    "skip-one" => wanted.sabotage = true,
+                    other => return Err(format!("--sabotage: {other} is not known").into()),
+                },
                 Long("help") | Short('h') => {
                     println!("{USAGE}");
                     process::exit(0);
@@ -271,14 +299,15 @@ impl Wanted {
 }
 
 /// A fault link to the broker at `url`, and the URL that leads through it.
-fn link(url: &str) -> Result<(FaultLink, String)> {
+fn link(url: &str) -> Result<(Arc<FaultLink>, String)> {
     let mut url = url::Url::parse(url).map_err(|error| format!("not a URL: {error}"))?;
-    let host = url.host_str().unwrap_or("localhost");
-    let link = FaultLink::start(&format!("{host}:{}", url.port().unwrap_or(5672)))?;
-    let address = link.address();
-    url.set_host(Some(&address.ip().to_string()))?;
-    url.set_port(Some(address.port())).map_err(|()| "a URL without a port")?;
-    Ok((link, url.into()))
+    let host = url.host_str().unwrap_or("localhost").trim_matches(['[', ']']);
+    let broker = (host, url.port().unwrap_or(5672));
+    let broker = broker.to_socket_addrs()?.next().ok_or("the broker's host has no address")?;
+    let link = FaultLink::start(broker)?;
+    url.set_host(Some(&link.addr().ip().to_string()))?;
+    url.set_port(Some(link.addr().port())).map_err(|()| "not a URL with a port")?;
+    Ok((Arc::new(link), url.into()))
 }
 
 /// Shows the progress; stops the consumer when everything has arrived, or when nothing more comes.
@@ -296,27 +325,28 @@ impl Watch {
         wanted: &Wanted,
         client: &Client,
         tally: &Arc<Tally>,
-        cuts: impl Fn() -> u64 + Send + Sync + 'static,
+        link: &Arc<FaultLink>,
         consumer: ConsumerHandle,
     ) -> Self {
         let step = (!std::io::stderr().is_terminal()).then_some(wanted.messages.div_ceil(100));
-        let bar = if step.is_none() { ProgressBar::new(wanted.messages) } else { ProgressBar::hidden() };
+        let bar =
+            if step.is_none() { ProgressBar::new(wanted.messages) } else { ProgressBar::hidden() };
         let template = "{bar:30} {pos}/{len} confirmed, {per_sec}; {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         let over = Arc::new(AtomicBool::new(false));
         let report = {
-            let (client, tally) = (client.clone(), Arc::clone(tally));
+            let (client, tally, link) = (client.clone(), Arc::clone(tally), Arc::clone(link));
             move |separator: &str| {
                 let stats = client.stats();
                 [
                     format!("buffered={}", stats.publish.queued),
                     format!("in_flight={}", stats.publish.in_flight),
                     format!("received={}", tally.received.load(Relaxed)),
-                    format!("cuts={}", cuts()),
+                    format!("cuts={}", link.counters().cuts),
                     format!("reconnects={}", stats.reconnects),
-                    format!("state={}", client.health().state),
+                    format!("state={}", client.state()),
                 ]
                 .join(separator)
             }
@@ -339,7 +369,8 @@ impl Watch {
                     let idle = since.elapsed();
                     let complete = tally.unique.load(Relaxed) == messages;
                     let patience = Duration::from_millis(if complete { 300 } else { 5_000 });
-                    if tally.all_confirmed.load(Relaxed) && client.is_connected() && idle > patience {
+                    if tally.all_confirmed.load(Relaxed) && client.is_connected() && idle > patience
+                    {
                         consumer.stop();
                     }
                     if idle > Duration::from_secs(120) {

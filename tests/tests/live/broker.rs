@@ -89,7 +89,12 @@ impl Guard {
     fn new(directory: &str) -> Result<Self, String> {
         use std::os::unix::process::CommandExt as _;
         let mut child = Command::new("bash")
-            .args(["-c", "read -r _; exec bash \"$0\" destroy \"$1\"", &script("rabbitmq.sh"), directory])
+            .args([
+                "-c",
+                "read -r _; exec bash \"$0\" destroy \"$1\"",
+                &script("rabbitmq.sh"),
+                directory,
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -103,7 +108,11 @@ impl Guard {
 }
 
 fn script(name: &str) -> String {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("broker-control").join(name).display().to_string()
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("broker-control")
+        .join(name)
+        .display()
+        .to_string()
 }
 
 impl Broker {
@@ -127,7 +136,12 @@ impl Broker {
             .filter(|_| output.status.success())
             .ok_or_else(|| format!("RabbitMQ did not start:\n{err}"))?;
         let control = format!("bash {} {}", quote(&script("control.sh")), quote(&directory));
-        Ok(Self { url: url.to_owned(), product: Product::RabbitMq, control: Control(Some(control)), _guard: Some(guard) })
+        Ok(Self {
+            url: url.to_owned(),
+            product: Product::RabbitMq,
+            control: Control(Some(control)),
+            _guard: Some(guard),
+        })
     }
 
     /// The broker at `url`, which somebody else started.

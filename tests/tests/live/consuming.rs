@@ -1,6 +1,5 @@
 //! Consuming.
 
-use futures::StreamExt as _;
 use lavinmq_core::{
     Settle,
     event::{Event, Interruption},
@@ -73,23 +72,13 @@ pub async fn s31_a_consumer_survives_the_deletion_of_its_queue<R: Rt>(broker: &B
         deliveries.push(soon::<R, _>("a delivery", consumer.next()).await.unwrap());
     }
     witness.delete(&queue.name);
-    let why = soon::<R, _>("the interruption", async {
-        loop {
-            match events.next().await.unwrap() {
-                Event::ConsumerInterrupted { why, .. } => return why,
-                _ => {}
-            }
-        }
+    soon::<R, _>("the interruption", async {
+        let cancelled = Interruption::Cancelled;
+        while !matches!(events.next().await.unwrap(), Event::ConsumerInterrupted { why, .. } if why == cancelled) {}
     })
     .await;
-    assert_eq!(why, Interruption::Cancelled);
     soon::<R, _>("the resumption", async {
-        loop {
-            match events.next().await.unwrap() {
-                Event::ConsumerResumed { .. } => return,
-                _ => {}
-            }
-        }
+        while !matches!(events.next().await.unwrap(), Event::ConsumerResumed { .. }) {}
     })
     .await;
     witness.publish(&queue.name, (100..103).map(body));
@@ -134,7 +123,10 @@ pub async fn s30_prefetch_is_in_force_after_a_reconnect<R: Rt>(broker: &Broker) 
     // A message more, so that the broker has had its turn with this queue.
     witness.publish(&queue.name, std::iter::once(body(MESSAGES)));
     assert_outstanding(broker, &witness, &queue.name, MESSAGES + 1, PREFETCH);
-    drop(again);
+    for delivery in again {
+        assert_eq!(delivery.requeue(), Settle::Queued);
+    }
+    soon::<R, _>("close", consumer.close()).await;
     close::<R>(client).await;
     let copies = witness.drain(&queue.name);
     assert_eq!(copies.len(), MESSAGES + 1);

@@ -92,7 +92,9 @@ pub async fn s12_a_message_over_a_limit_comes_back<R: Rt>(broker: &Broker) {
     let producer = client.producer(&*queue.name).confirm().open().await.unwrap();
     let long = Message::new("kept").correlation_id(&"x".repeat(256));
     let error = soon::<R, _>("an answer", producer.publish(long.clone())).await.err().unwrap();
-    let PublishError::Invalid(message, InvalidMessage::Name(name)) = &error else { panic!("{error}") };
+    let PublishError::Invalid(message, InvalidMessage::Name(name)) = &error else {
+        panic!("{error}")
+    };
     assert_eq!((message, name.what, name.length), (&long, "correlation id", 256));
     let receipt = soon::<R, _>("publish", producer.publish("fine")).await.unwrap();
     soon::<R, _>("a confirm", receipt).await.unwrap();

@@ -23,10 +23,11 @@ mod broker;
 mod consuming;
 mod errors;
 mod outages;
-mod publishing;
 #[path = "../common/quickstart.rs"]
 mod programs;
+mod publishing;
 mod quickstart;
+#[allow(dead_code, reason = "each suite uses its part")]
 #[path = "../common/runtimes.rs"]
 mod runtimes;
 mod scene;
@@ -129,7 +130,9 @@ fn main() -> ExitCode {
             let pool = Arc::clone(&pool);
             trials.push(Trial::ignorable_test(name.clone(), move || match lacks {
                 Some(why) => Ok(Completion::ignored_with(why)),
-                None => pool.with(&name, test).map(|()| Completion::Completed).map_err(Failed::from),
+                None => {
+                    pool.with(&name, test).map(|()| Completion::Completed).map_err(Failed::from)
+                }
             }));
         }
     }

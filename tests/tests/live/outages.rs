@@ -30,7 +30,12 @@ struct Disturbed {
 
 impl Disturbed {
     /// Applies the `verbs` of the broker's control in turn, each `every` messages further on.
-    async fn apply<R: Rt>(&self, broker: &Broker, every: usize, disturbances: &[&'static [&'static str]]) {
+    async fn apply<R: Rt>(
+        &self,
+        broker: &Broker,
+        every: usize,
+        disturbances: &[&'static [&'static str]],
+    ) {
         for verbs in disturbances {
             let at = self.progress.load(Relaxed) + every;
             eventually::<R>("progress", || self.progress.load(Relaxed) >= at).await;
@@ -49,7 +54,9 @@ impl Disturbed {
         let (mut published, mut left) = (0, 5000);
         while left > 0 {
             left -= usize::from(self.over.load(Relaxed));
-            receipts.push_back(soon::<R, _>("publish", producer.publish(body(published))).await.unwrap());
+            receipts.push_back(
+                soon::<R, _>("publish", producer.publish(body(published))).await.unwrap(),
+            );
             published += 1;
             while receipts.len() > 1000 || receipts.front().is_some_and(Receipt::is_settled) {
                 soon::<R, _>("a confirm", receipts.pop_front().unwrap()).await.unwrap();
@@ -63,7 +70,11 @@ impl Disturbed {
     }
 }
 
-async fn confirm_mode_survives<R: Rt>(broker: &Broker, purpose: &str, verbs: &'static [&'static str]) {
+async fn confirm_mode_survives<R: Rt>(
+    broker: &Broker,
+    purpose: &str,
+    verbs: &'static [&'static str],
+) {
     let queue = queue::<R>(broker, purpose);
     let client = connect::<R>(broker).await;
     let producer = client.producer(&*queue.name).confirm().open().await.unwrap();
@@ -99,13 +110,11 @@ pub async fn f15_nothing_is_lost_when_the_broker_closes_all_connections<R: Rt>(b
         delivery.ack();
     };
     let disturbed = Disturbed::default();
-    let close_all: &[&str] = &["close-connections"];
-    let mut publishing = pin!(join(
-        disturbed.publish::<R>(&producer),
-        disturbed.apply::<R>(broker, 5000, &[close_all, close_all]),
-    ));
+    let twice: [&[&str]; 2] = [&["close-connections"]; 2];
+    let mut publishing =
+        pin!(join(disturbed.publish::<R>(&producer), disturbed.apply::<R>(broker, 5000, &twice),));
     let messages = loop {
-        match select(&mut publishing, consumer.next()).await {
+        match select(&mut publishing, pin!(consumer.next())).await {
             Either::Left(((messages, ()), _)) => break messages,
             Either::Right((delivery, _)) => note(delivery.unwrap()),
         }
@@ -117,7 +126,7 @@ pub async fn f15_nothing_is_lost_when_the_broker_closes_all_connections<R: Rt>(b
             if broker.depth(&queue.name) == Some(0) {
                 return;
             }
-            match select(consumer.next(), R::sleep(Duration::from_millis(20))).await {
+            match select(pin!(consumer.next()), R::sleep(Duration::from_millis(20))).await {
                 Either::Left((delivery, _)) => note(delivery.unwrap()),
                 Either::Right(_) => {}
             }
@@ -155,8 +164,8 @@ pub async fn f10_fire_and_forget_never_duplicates<R: Rt>(broker: &Broker) {
         soon::<R, _>("flush", producer.flush()).await;
         published
     };
-    let close_all: &[&str] = &["close-connections"];
-    let (messages, ()) = join(publish, disturbed.apply::<R>(broker, 5000, &[close_all])).await;
+    let once: [&[&str]; 1] = [&["close-connections"]];
+    let (messages, ()) = join(publish, disturbed.apply::<R>(broker, 5000, &once)).await;
     let stats = producer.stats();
     close::<R>(client).await;
     let copies = Witness::new(&broker.url).drain(&queue.name);

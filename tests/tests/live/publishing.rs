@@ -56,8 +56,22 @@ pub async fn s11_fire_and_forget_messages_arrive_once_and_in_order<R: Rt>(broker
 pub async fn s10_bodies_of_every_size_arrive_whole<R: Rt>(broker: &Broker) {
     let frame = 131_072 - 8;
     let sizes = [
-        0, 1, 63, 64, 65, 4095, 4096, 4097, 65_535, 65_536, frame - 1, frame, frame + 1, 2 * frame,
-        2 * frame + 1, 1 << 20,
+        0,
+        1,
+        63,
+        64,
+        65,
+        4095,
+        4096,
+        4097,
+        65_535,
+        65_536,
+        frame - 1,
+        frame,
+        frame + 1,
+        2 * frame,
+        2 * frame + 1,
+        1 << 20,
     ];
     let body = |size: usize| (0..size).map(|at| (at % 251) as u8).collect::<Vec<_>>();
     let queue = queue::<R>(broker, "sizes");

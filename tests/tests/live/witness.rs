@@ -72,7 +72,10 @@ impl<'a> Witness<'a> {
 
     pub fn delete(&self, queue: &str) {
         self.run("delete", |channel| async move {
-            channel.queue_delete(queue.into(), options::QueueDeleteOptions::default()).await.map(drop)
+            channel
+                .queue_delete(queue.into(), options::QueueDeleteOptions::default())
+                .await
+                .map(drop)
         });
     }
 
@@ -83,7 +86,11 @@ impl<'a> Witness<'a> {
             for body in bodies {
                 let persistent = BasicProperties::default().with_delivery_mode(2);
                 let options = options::BasicPublishOptions::default();
-                drop(channel.basic_publish("".into(), queue.into(), options, &body, persistent).await?);
+                drop(
+                    channel
+                        .basic_publish("".into(), queue.into(), options, &body, persistent)
+                        .await?,
+                );
             }
             channel.wait_for_confirms().await.map(drop)
         });

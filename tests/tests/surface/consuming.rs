@@ -5,11 +5,8 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _};
 use lavinmq_core::{
-    NoAck, OnFailure, Received, WhenCancelled,
-    error::ConsumeError,
-    event::EndReason,
-    message::Message,
-    types::AMQPValue,
+    NoAck, OnFailure, Received, WhenCancelled, error::ConsumeError, event::EndReason,
+    message::Message, types::AMQPValue,
 };
 
 use crate::{
@@ -51,8 +48,14 @@ pub async fn a_delivery_shows_the_message_as_it_was_published<R: Rt>() {
     let properties = delivery.properties().unwrap();
     assert_eq!(properties.kind().as_ref().unwrap().as_str(), "order");
     // What the client needs for itself does not show.
-    let headers: Vec<_> =
-        properties.headers().as_ref().unwrap().inner().keys().map(|key| key.as_str().to_owned()).collect();
+    let headers: Vec<_> = properties
+        .headers()
+        .as_ref()
+        .unwrap()
+        .inner()
+        .keys()
+        .map(|key| key.as_str().to_owned())
+        .collect();
     assert_eq!(headers, ["n"]);
     delivery.requeue();
 
@@ -100,8 +103,7 @@ pub async fn run_acks_what_went_well_and_rejects_what_did_not<R: Rt>() {
     let builder = client.consumer("orders").on_failure(OnFailure::Reject);
     let mut consumer = builder.open().await.unwrap();
     let handle = consumer.handle();
-    let (handled, running, most) =
-        (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (handled, running, most) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let reason = consumer
         .run(4, |received| {
             let (handled, running, most, handle) = (&handled, &running, &most, &handle);
@@ -115,7 +117,11 @@ pub async fn run_acks_what_went_well_and_rejects_what_did_not<R: Rt>() {
                     handle.stop();
                 }
                 assert!(number != 7, "a panic of the application's");
-                if number == 8 { Err("no good".into()) } else { Ok::<_, lavinmq_core::BoxError>(()) }
+                if number == 8 {
+                    Err("no good".into())
+                } else {
+                    Ok::<_, lavinmq_core::BoxError>(())
+                }
             }
         })
         .await;
@@ -229,16 +235,23 @@ pub async fn s32_a_missing_queue_is_shown_at_once<R: Rt>() {
 pub async fn s33_tags_are_unique_unless_they_are_named<R: Rt>() {
     let broker = broker();
     let client = connect::<R>(&broker).await;
-    let _named = client.consumer("orders").tag("mine").open().await.unwrap();
-    let _first = consumer(&client).await;
-    let _second = consumer(&client).await;
-    let tags = broker.with(|state, _| state.consumer_tags("orders"));
+    let mut named = client.consumer("orders").tag("mine").open().await.unwrap();
+    let (mut first, mut second) = (consumer(&client).await, consumer(&client).await);
+    let connections = broker.connections();
+    for consumer in [&mut named, &mut first, &mut second] {
+        consumer.close().await;
+    }
+    // Each was cancelled by its tag.
+    let log = connections.iter().flat_map(|connection| broker.log(connection.id));
+    let cancels = log.filter(|entry| entry.method == "basic.cancel");
+    let tags: Vec<_> = cancels.map(|cancel| cancel.subject).collect();
     assert_eq!(tags.len(), 3);
-    assert_eq!(tags.iter().filter(|tag| **tag == "mine").count(), 1);
-    for tag in tags.iter().filter(|tag| **tag != "mine") {
+    assert_eq!(tags.iter().filter(|tag| *tag == "mine").count(), 1);
+    for tag in tags.iter().filter(|tag| *tag != "mine") {
         // 128 random bits at least.
         assert!(tag.len() >= 22, "{tag}");
     }
+    assert_ne!(tags[1], tags[2]);
     assert!(client.consumer("orders").tag(&"x".repeat(256)).open().await.is_err());
 }
 

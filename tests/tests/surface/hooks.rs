@@ -16,7 +16,11 @@ fn into(log: &Log, hook: &'static str) -> impl Fn(&Settled) + Send + Sync + 'sta
     let log = Arc::clone(log);
     move |settled| {
         let body = String::from_utf8(settled.message.body().to_vec()).unwrap();
-        log.lock().unwrap().push((hook, settled.sequence, format!("{} {body}", settled.routing_key)));
+        log.lock().unwrap().push((
+            hook,
+            settled.sequence,
+            format!("{} {body}", settled.routing_key),
+        ));
     }
 }
 
@@ -26,7 +30,8 @@ fn heard(log: &Log) -> Vec<(&'static str, u64, String)> {
 
 pub async fn each_outcome_reaches_its_hook<R: Rt>() {
     let broker = broker();
-    let (of_client, of_producer, states) = (Log::default(), Log::default(), Arc::new(Mutex::new(Vec::new())));
+    let (of_client, of_producer, states) =
+        (Log::default(), Log::default(), Arc::new(Mutex::new(Vec::new())));
     let seen = Arc::clone(&states);
     let options = options(&broker)
         .on_confirm(into(&of_client, "confirm"))
@@ -92,7 +97,8 @@ pub async fn f25_a_hook_that_panics_is_counted_and_the_client_lives<R: Rt>() {
     let client = connect::<R>(&broker).await;
     let mut events = client.events();
     let builder = client.producer("orders").confirm();
-    let orders = builder.on_confirm(|_| panic!("the application's own panic")).open().await.unwrap();
+    let orders =
+        builder.on_confirm(|_| panic!("the application's own panic")).open().await.unwrap();
     orders.publish("one").await.unwrap().await.unwrap();
     orders.publish("two").await.unwrap().await.unwrap();
     assert_eq!(broker.depth("orders"), 2);
@@ -121,7 +127,9 @@ pub async fn events_say_how_many_they_skipped<R: Rt>() {
     let (mut told, mut skipped) = (0, 0);
     while let Some(event) = events.next().await {
         match event {
-            Event::NotConfirmed { verdict: Verdict::Dropped(DropReason::BufferFull), .. } => told += 1,
+            Event::NotConfirmed { verdict: Verdict::Dropped(DropReason::BufferFull), .. } => {
+                told += 1
+            }
             Event::Skipped(count) => skipped += count,
             _ => {}
         }

@@ -8,7 +8,10 @@ use lavinmq_core::{
 
 use crate::{
     runtimes::{Rt, eventually},
-    stage::{bodies, broker, confirming, connect, consumer, forgetting, put, until, until_depth, until_state},
+    stage::{
+        bodies, broker, confirming, connect, consumer, forgetting, put, until, until_depth,
+        until_state,
+    },
 };
 
 const NO_TIME: Duration = Duration::from_millis(20);

@@ -40,6 +40,7 @@ mod hooks;
 mod lifetime;
 mod publishing;
 mod queues;
+#[allow(dead_code, reason = "each suite uses its part")]
 #[path = "../common/runtimes.rs"]
 mod runtimes;
 mod settling;

@@ -3,10 +3,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use futures::{FutureExt as _, future::FusedFuture as _};
 use lavinmq_core::{
-    PublishError, Verdict,
-    error::InvalidMessage,
-    event::FailReason,
-    message::Message,
+    PublishError, Verdict, error::InvalidMessage, event::FailReason, message::Message,
     types::AMQPValue,
 };
 

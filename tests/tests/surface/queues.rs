@@ -21,14 +21,18 @@ pub async fn a_queue_is_declared_as_it_was_built<R: Rt>() {
     }
 
     // What was built shows in what becomes of it.
-    let mut consumer = client.consumer(&auto).open().await.unwrap();
-    consumer.close().await;
+    client.consumer(&auto).open().await.unwrap().close().await;
     until(&broker, "auto-delete", |state| !state.has_queue("auto"));
 
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(2));
     client.queue("short").arguments(arguments).declare().await.unwrap();
-    client.queue("shorter").argument("x-max-length", AMQPValue::LongInt(1)).declare().await.unwrap();
+    client
+        .queue("shorter")
+        .argument("x-max-length", AMQPValue::LongInt(1))
+        .declare()
+        .await
+        .unwrap();
     for (queue, kept) in [("short", 2), ("shorter", 1)] {
         let producer = client.producer(queue).confirm().open().await.unwrap();
         for _ in 0..3 {

@@ -48,7 +48,11 @@ pub async fn consumer(client: &Client) -> Consumer<Manual> {
 }
 
 /// Waits until the broker is in a state: the verdict of most tests.
-pub fn until(broker: &Broker, what: &str, condition: impl FnMut(&lavinmq_testing::BrokerState) -> bool) {
+pub fn until(
+    broker: &Broker,
+    what: &str,
+    condition: impl FnMut(&lavinmq_testing::BrokerState) -> bool,
+) {
     assert!(broker.wait_until(PATIENCE / 2, condition), "{what}: not within {:?}", PATIENCE / 2);
 }
 
@@ -73,7 +77,10 @@ pub fn put(broker: &Broker, messages: usize) {
 }
 
 /// Waits until a client's state is as wanted.
-pub async fn until_state<R: Rt>(client: &Client, wanted: impl Fn(&lavinmq_core::event::State) -> bool) {
+pub async fn until_state<R: Rt>(
+    client: &Client,
+    wanted: impl Fn(&lavinmq_core::event::State) -> bool,
+) {
     let mut events = client.events();
     if wanted(&client.state()) {
         return;
