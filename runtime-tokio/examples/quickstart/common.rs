@@ -3,38 +3,30 @@
 //!
 //! Without a URL (argument, or `AMQP_URL`) it brings its own broker, in this process.
 
+mod accounts;
+mod wanted;
+mod watch;
+
 use std::{
     collections::VecDeque,
-    env,
     error::Error,
-    io::IsTerminal as _,
     net::ToSocketAddrs as _,
     process::{self, ExitCode},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::future::try_join;
-use indicatif::{ProgressBar, ProgressStyle};
 use lavinmq_testing::{Broker, Direction, FaultLink};
 
-use crate::lavinmq::{
-    self, Client, Confirm, Consumer, ConsumerHandle, Delivery, Manual, Options, Producer, Receipt,
-    types::AMQPValue,
+use self::{
+    accounts::{Accounts, Tally},
+    wanted::{USAGE, Wanted},
+    watch::Watch,
 };
-
-const USAGE: &str = "\
-usage: quickstart [--messages N] [--size BYTES] [--no-faults] [--sabotage skip-one] [AMQP-URL]
-
-  --messages N          how many orders (100000)
-  --size BYTES          how long each is, at least 32 (100)
-  --no-faults           leave the network alone
-  --sabotage skip-one   throw one order away as it arrives: the accounts must show it
-  AMQP-URL              a broker of yours, also from AMQP_URL; without one, one in this process";
+use crate::lavinmq::{
+    self, Confirm, Consumer, Delivery, Manual, Options, Producer, Receipt, types::AMQPValue,
+};
 
 /// How many times the network fails.
 const CUTS: u64 = 6;
@@ -199,105 +191,6 @@ fn says_that_it_was_resent(delivery: &Delivery) -> bool {
     properties.headers().as_ref().is_some_and(|headers| headers.inner().contains_key("x-attempt"))
 }
 
-/// What was seen on the way, by the program itself: not the client's counters.
-#[derive(Default)]
-struct Tally {
-    accepted: AtomicU64,
-    confirmed: AtomicU64,
-    received: AtomicU64,
-    unique: AtomicU64,
-    resent: AtomicU64,
-    cuts_ordered: AtomicU64,
-    all_confirmed: AtomicBool,
-}
-
-/// The last line, and the verdict.
-struct Accounts {
-    accepted: u64,
-    confirmed: u64,
-    resent: u64,
-    received_unique: u64,
-    duplicates: u64,
-    cuts: u64,
-    reconnects: u64,
-    conserved: bool,
-}
-
-impl Accounts {
-    fn close(&self, wanted: &Wanted) -> ExitCode {
-        let Self {
-            accepted,
-            confirmed,
-            resent,
-            received_unique,
-            duplicates,
-            cuts,
-            reconnects,
-            conserved,
-        } = self;
-        let lost = accepted - received_unique;
-        let mut good = lost == 0 && *accepted == wanted.messages && accepted == confirmed;
-        if !conserved {
-            eprintln!("quickstart: the client's own accounts do not add up");
-            good = false;
-        }
-        if wanted.faults && (*resent == 0 || *cuts < 5) {
-            eprintln!("quickstart: the network was not bad enough to prove anything");
-            good = false;
-        }
-        println!(
-            "accounts accepted={accepted} confirmed={confirmed} resent={resent} \
-             received_unique={received_unique} duplicates={duplicates} lost={lost} cuts={cuts} \
-             reconnects={reconnects}"
-        );
-        if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-}
-
-/// What the command line asks for.
-struct Wanted {
-    messages: u64,
-    size: usize,
-    faults: bool,
-    sabotage: bool,
-    url: Option<String>,
-}
-
-impl Wanted {
-    fn from_command_line() -> std::result::Result<Self, lexopt::Error> {
-        use lexopt::prelude::*;
-        let mut wanted = Self {
-            messages: 100_000,
-            size: 100,
-            faults: true,
-            sabotage: false,
-            url: env::var("AMQP_URL").ok(),
-        };
-        let mut arguments = lexopt::Parser::from_env();
-        while let Some(argument) = arguments.next()? {
-            match argument {
-                Long("messages") => wanted.messages = arguments.value()?.parse()?,
-                Long("size") => wanted.size = arguments.value()?.parse()?,
-                Long("no-faults") => wanted.faults = false,
-                Long("sabotage") => match arguments.value()?.string()?.as_str() {
-                    "skip-one" => wanted.sabotage = true,
-                    other => return Err(format!("--sabotage: {other} is not known").into()),
-                },
-                Long("help") | Short('h') => {
-                    println!("{USAGE}");
-                    process::exit(0);
-                }
-                Value(url) => wanted.url = Some(url.string()?),
-                other => return Err(other.unexpected()),
-            }
-        }
-        if wanted.messages == 0 {
-            return Err("--messages: at least 1".into());
-        }
-        Ok(wanted)
-    }
-}
-
 /// A fault link to the broker at `url`, and the URL that leads through it.
 fn link(url: &str) -> Result<(Arc<FaultLink>, String)> {
     let mut url = url::Url::parse(url).map_err(|error| format!("not a URL: {error}"))?;
@@ -308,91 +201,4 @@ fn link(url: &str) -> Result<(Arc<FaultLink>, String)> {
     url.set_host(Some(&link.addr().ip().to_string()))?;
     url.set_port(Some(link.addr().port())).map_err(|()| "not a URL with a port")?;
     Ok((Arc::new(link), url.into()))
-}
-
-/// Shows the progress; stops the consumer when everything has arrived, or when nothing more comes.
-struct Watch {
-    bar: ProgressBar,
-    over: Arc<AtomicBool>,
-    thread: thread::JoinHandle<()>,
-    report: Box<dyn Fn(&str) -> String + Send + Sync>,
-    /// On something other than a terminal: a line for each percent.
-    step: Option<u64>,
-}
-
-impl Watch {
-    fn start(
-        wanted: &Wanted,
-        client: &Client,
-        tally: &Arc<Tally>,
-        link: &Arc<FaultLink>,
-        consumer: ConsumerHandle,
-    ) -> Self {
-        let step = (!std::io::stderr().is_terminal()).then_some(wanted.messages.div_ceil(100));
-        let bar =
-            if step.is_none() { ProgressBar::new(wanted.messages) } else { ProgressBar::hidden() };
-        let template = "{bar:30} {pos}/{len} confirmed, {per_sec}; {msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        let over = Arc::new(AtomicBool::new(false));
-        let report = {
-            let (client, tally, link) = (client.clone(), Arc::clone(tally), Arc::clone(link));
-            move |separator: &str| {
-                let stats = client.stats();
-                [
-                    format!("buffered={}", stats.publish.queued),
-                    format!("in_flight={}", stats.publish.in_flight),
-                    format!("received={}", tally.received.load(Relaxed)),
-                    format!("cuts={}", link.counters().cuts),
-                    format!("reconnects={}", stats.reconnects),
-                    format!("state={}", client.state()),
-                ]
-                .join(separator)
-            }
-        };
-        let report = Arc::new(report);
-        let thread = {
-            let (client, tally, over) = (client.clone(), Arc::clone(tally), Arc::clone(&over));
-            let (bar, report, messages) = (bar.clone(), Arc::clone(&report), wanted.messages);
-            thread::spawn(move || {
-                let mut last = (0, 0);
-                let mut since = Instant::now();
-                while !over.load(Relaxed) {
-                    thread::sleep(Duration::from_millis(100));
-                    bar.set_position(tally.confirmed.load(Relaxed));
-                    bar.set_message(report(", "));
-                    let now = (tally.confirmed.load(Relaxed), tally.received.load(Relaxed));
-                    if now != last {
-                        (last, since) = (now, Instant::now());
-                    }
-                    let idle = since.elapsed();
-                    let complete = tally.unique.load(Relaxed) == messages;
-                    let patience = Duration::from_millis(if complete { 300 } else { 5_000 });
-                    if tally.all_confirmed.load(Relaxed) && client.is_connected() && idle > patience
-                    {
-                        consumer.stop();
-                    }
-                    if idle > Duration::from_secs(120) {
-                        eprintln!("quickstart: no progress for two minutes:\n{}", client.explain());
-                        process::exit(1);
-                    }
-                }
-            })
-        };
-        Self { bar, over, thread, report: Box::new(move |separator| report(separator)), step }
-    }
-
-    fn confirmed(&self, confirmed: u64) {
-        if self.step.is_some_and(|step| confirmed % step == 0) {
-            eprintln!("progress confirmed={confirmed} {}", (self.report)(" "));
-        }
-    }
-
-    fn stop(self) {
-        self.over.store(true, Relaxed);
-        // It only sleeps and counts: it cannot have panicked.
-        let _ = self.thread.join();
-        self.bar.finish_and_clear();
-    }
 }
