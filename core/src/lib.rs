@@ -1,7 +1,10 @@
 //! Sans-IO AMQP 0-9-1 client core.
 
+mod arena;
+mod backoff;
 pub mod client;
 pub mod config;
+mod connection;
 pub mod consume;
 pub mod driver;
 pub mod error;
@@ -13,6 +16,8 @@ pub mod runtime;
 pub mod session;
 pub mod stats;
 pub mod time;
+mod timers;
+mod topology;
 pub mod uri;
 pub mod wire;
 
@@ -24,7 +29,7 @@ pub use client::{
     ProducerBuilder, Publish, Queue, QueueBuilder, QueueRef, Receipt, Received, Settle,
 };
 pub use config::{BufferPolicy, Deadlines, Limits, Target, WhenCancelled, WhenOffline};
-pub use driver::{Driver, FirstConnect, start, with_driver};
+pub use driver::Driver;
 pub use error::{
     ConnectError, ConsumeError, DeclareError, NotConfirmed, OpenError, OptionsError, PublishError,
 };

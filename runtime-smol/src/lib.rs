@@ -37,12 +37,13 @@
 //! # }
 //! ```
 
-mod runtime;
+mod smol_runtime;
 
+use lavinmq_core::driver::FirstConnect;
 #[doc(inline)]
 pub use lavinmq_core::*;
 
-pub use self::runtime::{SmolRuntime, SmolTimer};
+pub use self::smol_runtime::{SmolRuntime, SmolTimer};
 
 /// Drives a client on smol. Dropping it closes the client at once.
 pub type Driver = lavinmq_core::Driver<SmolRuntime>;
@@ -95,11 +96,11 @@ where
     O: TryInto<Options>,
     ConnectError: From<O::Error>,
 {
-    lavinmq_core::with_driver(SmolRuntime::new(), options)
+    lavinmq_core::driver::with_driver(SmolRuntime::new(), options)
 }
 
 fn spawn(options: Options, first: FirstConnect) -> Result<Client, ConnectError> {
-    let (client, driver) = lavinmq_core::start(SmolRuntime::new(), options, first)?;
+    let (client, driver) = lavinmq_core::driver::start(SmolRuntime::new(), options, first)?;
     smol::spawn(driver).detach();
     Ok(client)
 }

@@ -30,14 +30,15 @@
 //! time drivers (`enable_all`), and ends with the client.
 
 mod io;
-mod runtime;
+mod tokio_runtime;
 
+use lavinmq_core::driver::FirstConnect;
 #[doc(inline)]
 pub use lavinmq_core::*;
 
 pub use self::{
     io::TokioIo,
-    runtime::{TokioRuntime, TokioTimer},
+    tokio_runtime::{TokioRuntime, TokioTimer},
 };
 
 /// Drives a client on tokio. Dropping it closes the client at once.
@@ -92,12 +93,12 @@ where
     O: TryInto<Options>,
     ConnectError: From<O::Error>,
 {
-    lavinmq_core::with_driver(TokioRuntime::new(), options)
+    lavinmq_core::driver::with_driver(TokioRuntime::new(), options)
 }
 
 fn spawn(options: Options, first: FirstConnect) -> Result<Client, ConnectError> {
     let handle = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
-    let (client, driver) = lavinmq_core::start(TokioRuntime::new(), options, first)?;
+    let (client, driver) = lavinmq_core::driver::start(TokioRuntime::new(), options, first)?;
     handle.spawn(driver);
     Ok(client)
 }

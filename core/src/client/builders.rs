@@ -343,6 +343,7 @@ impl<K: Kind> ConsumerBuilder<K> {
             reply,
         });
         let opened = answer.await.unwrap_or(Err(ConsumeError::Closed))?;
-        Ok(Consumer::new(opened.keep(), self.client, self.hold, self.on_failure))
+        let events = Arc::clone(&self.client.events);
+        Ok(Consumer::new(opened.keep(), events, self.hold, self.on_failure))
     }
 }

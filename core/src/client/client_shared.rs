@@ -3,10 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
 };
 
@@ -30,12 +27,11 @@ pub(crate) struct ClientShared {
     /// Locked by the driver for the length of each turn, hooks and wake-ups excepted.
     pub(crate) core: Mutex<Core>,
     pub(crate) status: Mutex<Status>,
-    pub(crate) events: EventHub,
+    pub(crate) events: Arc<EventHub>,
     pub(crate) hooks: Hooks,
     pub(crate) config: Config,
     pub(crate) buffer_size: Option<usize>,
     pub(crate) buffer_policy: Option<BufferPolicy>,
-    hook_panics: AtomicU64,
 }
 
 /// The state machine, and the handles that it serves.
@@ -70,20 +66,12 @@ impl ClientShared {
             link,
             core: Mutex::new(core),
             status: Mutex::default(),
-            events: EventHub::default(),
+            events: Arc::default(),
             hooks: options.hooks,
             config: options.config,
             buffer_size: options.buffer_size,
             buffer_policy: options.buffer_policy,
-            hook_panics: AtomicU64::new(0),
         })
-    }
-
-    /// Code of the application's panicked. It was caught.
-    pub(crate) fn panicked(&self, hook: &'static str) {
-        self.hook_panics.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(hook, "a hook or handler of the application panicked");
-        self.events.emit(&Event::HookPanicked { hook });
     }
 
     /// Changes what `ready()` and `shutdown()` wait for, and wakes them.
@@ -142,7 +130,7 @@ impl ClientShared {
         let queued = queued.min(stats.consume.in_hand);
         stats.consume.queued += queued;
         stats.consume.in_hand -= queued;
-        stats.hook_panics = self.hook_panics.load(Ordering::Relaxed);
+        stats.hook_panics = self.events.panics();
         stats
     }
 }

@@ -17,9 +17,9 @@ use futures::{
 };
 
 use super::{
-    client_shared::ClientShared,
     consumer_queue::ConsumerShared,
     delivery::{Acker, Delivery, Parcel, Received},
+    events::EventHub,
     link::{Control, Hold},
 };
 use crate::{event::EndReason, session::Report};
@@ -103,7 +103,7 @@ pub enum OnFailure {
 #[must_use = "a consumer that is dropped is closed"]
 pub struct Consumer<K: Kind> {
     shared: Arc<ConsumerShared>,
-    client: Arc<ClientShared>,
+    events: Arc<EventHub>,
     hold: Hold,
     on_failure: OnFailure,
     /// The batch that is being handed out, and how much of it was.
@@ -115,11 +115,11 @@ pub struct Consumer<K: Kind> {
 impl<K: Kind> Consumer<K> {
     pub(crate) const fn new(
         shared: Arc<ConsumerShared>,
-        client: Arc<ClientShared>,
+        events: Arc<EventHub>,
         hold: Hold,
         on_failure: OnFailure,
     ) -> Self {
-        Self { shared, client, hold, on_failure, current: None, index: 0, kind: PhantomData }
+        Self { shared, events, hold, on_failure, current: None, index: 0, kind: PhantomData }
     }
 
     /// The next delivery; `None` at the end, for which [`Consumer::end_reason`] has the reason.
@@ -161,8 +161,8 @@ impl<K: Kind> Consumer<K> {
 
     /// The batch that is being handed out, unless it became stale.
     fn current(&mut self) -> Option<&Arc<Parcel>> {
-        if self.current.as_ref().is_some_and(|parcel| !self.shared.is_current(parcel)) {
-            self.current = None;
+        if let Some(parcel) = self.current.take_if(|parcel| !self.shared.is_current(parcel)) {
+            self.shared.hand_back(&parcel.batch, self.index);
         }
         if self.current.is_none() {
             self.index = 0;
@@ -196,8 +196,10 @@ impl<K: Kind> Consumer<K> {
     }
 
     fn begin_close(&mut self) {
-        let held = self.current().map_or(0, |parcel| parcel.batch.len()) - self.index;
-        if self.shared.begin_close(held) {
+        let asks = self.shared.begin_close();
+        // Not current any more: what is left of it is handed back.
+        self.current();
+        if asks {
             self.hold.link().request(Control::CloseConsumer { consumer: self.shared.id() });
         }
     }
@@ -263,7 +265,7 @@ impl Consumer<Manual> {
                 let error: BoxError = error.into();
                 tracing::warn!(%error, "the handler of a delivery failed");
             }
-            Handled::Panicked => self.client.panicked("handler"),
+            Handled::Panicked => self.events.panicked("handler"),
         }
         match self.on_failure {
             OnFailure::RequeueLater => acker.requeue_later(),
@@ -321,7 +323,7 @@ impl<K: Kind> Stream for Consumer<K> {
                         item.map(|parcel| K::item(sealed::ParcelRef(parcel), index)),
                     );
                 }
-                this.current = None;
+                this.current();
             }
             this.index = 0;
             match this.shared.poll_parcel(cx) {
@@ -389,7 +391,7 @@ impl ConsumerHandle {
     }
 
     fn begin_close(&self) {
-        if self.shared.begin_close(0) {
+        if self.shared.begin_close() {
             self.link.request(Control::CloseConsumer { consumer: self.shared.id() });
         }
     }

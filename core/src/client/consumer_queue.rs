@@ -58,8 +58,6 @@ struct Inbox {
     queued: usize,
     /// The application closed it: what comes from now on is not for it any more.
     closing: bool,
-    /// Deliveries that the application never saw because it closed the consumer.
-    unseen: u64,
     ended: Option<(EndReason, Report)>,
     stream: Option<Waker>,
     /// Who waits for the end.
@@ -233,12 +231,18 @@ impl ConsumerShared {
         }
     }
 
-    /// Stops, and throws away what the application has not seen: `held` deliveries and all that is
-    /// queued. Returns whether it was the first to do so; then the driver has to be asked.
+    /// Stops, and hands back what the application has not seen (s48). Returns whether it was the
+    /// first to do so; then the driver has to be asked.
     ///
     /// What a no-ack consumer has queued stays, since nobody else will get it; but it no longer
     /// makes the connection wait.
-    pub(crate) fn begin_close(&self, held: usize) -> bool {
+    pub(crate) fn begin_close(&self) -> bool {
+        let first = self.close_inbox();
+        first && self.link.is_some()
+    }
+
+    /// The session closes the consumer: hands back what the application has not seen.
+    pub(crate) fn close_inbox(&self) -> bool {
         self.stop();
         let mut inbox = lock(&self.inbox);
         let first = !std::mem::replace(&mut inbox.closing, true);
@@ -249,13 +253,24 @@ impl ConsumerShared {
                 self.count_consumed(bytes);
             }
         } else {
-            inbox.unseen += held as u64;
             let unseen = std::mem::take(&mut inbox.parcels);
-            inbox.unseen += std::mem::take(&mut inbox.queued) as u64;
+            inbox.queued = 0;
             drop(inbox);
-            drop(unseen);
+            for parcel in unseen {
+                self.hand_back(&parcel.batch, 0);
+            }
         }
-        first && self.link.is_some()
+        first
+    }
+
+    /// Requeues the deliveries of a batch from `index` on: the application never saw them.
+    pub(crate) fn hand_back(&self, batch: &Batch, index: usize) {
+        if self.no_ack {
+            return;
+        }
+        for index in index..batch.len() {
+            self.settle(batch.generation(), batch.tag(index), Settlement::Requeue, false);
+        }
     }
 
     /// Why the stream ended.
@@ -299,7 +314,8 @@ impl ConsumerShared {
                 return None;
             }
             if inbox.closing {
-                inbox.unseen += batch.len() as u64;
+                drop(inbox);
+                self.hand_back(&batch, 0);
                 return None;
             }
         } else if inbox.closing {
@@ -365,7 +381,6 @@ impl ConsumerShared {
         lock(&self.settles).written(u64::MAX, wakers);
         let mut inbox = lock(&self.inbox);
         if inbox.ended.is_none() {
-            let abandoned = abandoned.saturating_sub(inbox.unseen);
             inbox.ended = Some((reason, Report { abandoned, ..Report::default() }));
         }
         if !self.no_ack {

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -104,6 +104,7 @@ impl FusedStream for Events {
 pub(crate) struct EventHub {
     queues: Mutex<Vec<Arc<Queue>>>,
     closed: AtomicBool,
+    panics: AtomicU64,
 }
 
 impl EventHub {
@@ -117,11 +118,6 @@ impl EventHub {
             queues.push(Arc::clone(&queue));
         }
         Events { queue, ended: false }
-    }
-
-    /// Whether anybody may be listening.
-    pub(crate) fn has_readers(&self) -> bool {
-        !lock(&self.queues).is_empty()
     }
 
     /// Tells all readers.
@@ -138,6 +134,18 @@ impl EventHub {
             true
         });
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Code of the application's panicked. It was caught; the client goes on.
+    pub(crate) fn panicked(&self, hook: &'static str) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(hook, "a hook or handler of the application panicked");
+        self.emit(&Event::HookPanicked { hook });
+    }
+
+    /// How often that happened.
+    pub(crate) fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
     }
 
     /// Nothing follows.

@@ -7,6 +7,8 @@ pub(crate) mod client_shared;
 mod connect;
 mod consumer;
 pub(crate) mod consumer_queue;
+#[cfg(test)]
+mod consumer_tests;
 mod delivery;
 pub(crate) mod events;
 pub(crate) mod hand_over;

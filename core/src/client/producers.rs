@@ -1,6 +1,9 @@
 //! All producers of a client, for the driver to visit.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::channel::oneshot;
 
@@ -23,6 +26,8 @@ pub(crate) struct Producers {
     closed: Vec<Arc<ProducerShared>>,
     /// The admission's half of the accounts of those that nobody holds any more.
     past: ProducerStats,
+    /// Those that are being closed.
+    closing: BTreeSet<ProducerId>,
     /// When to visit a producer because somebody has waited for too long there.
     expiries: BTreeMap<ProducerId, Time>,
     /// When to give up a producer that is being closed.
@@ -34,6 +39,8 @@ struct Entry {
     shared: Arc<ProducerShared>,
     hooks: Arc<Hooks>,
     closing: Option<Closing>,
+    /// The session's half of its account, while it may be closed any moment.
+    last: Option<ProducerStats>,
 }
 
 #[derive(Debug)]
@@ -54,7 +61,7 @@ pub(crate) struct Closed {
 
 impl Producers {
     pub(crate) fn insert(&mut self, shared: Arc<ProducerShared>, hooks: Hooks) {
-        let entry = Entry { shared, hooks: Arc::new(hooks), closing: None };
+        let entry = Entry { shared, hooks: Arc::new(hooks), closing: None, last: None };
         self.open.insert(entry.shared.id(), entry);
     }
 
@@ -107,6 +114,7 @@ impl Producers {
             let before = (stats.dropped(), stats.unknown);
             entry.closing = Some(Closing { before, timed_out: false, replies: Vec::new() });
             session.close_producer(producer, false, now);
+            self.closing.insert(producer);
         }
         if let Some(closing) = &mut entry.closing {
             closing.replies.extend(reply);
@@ -140,9 +148,28 @@ impl Producers {
         }
     }
 
-    /// The session has closed it. `stats` is the session's last account of it.
-    pub(crate) fn closed(&mut self, producer: ProducerId, stats: ProducerStats) -> Option<Closed> {
-        let Entry { shared, closing, .. } = self.open.remove(&producer)?;
+    /// Notes the accounts of those that may be closed by now (or of all), before the session forgets
+    /// them.
+    pub(crate) fn note_closing(&mut self, session: &Session, all: bool) {
+        if all {
+            for (&producer, entry) in &mut self.open {
+                entry.last = session.producer_stats(producer).or(entry.last);
+            }
+            return;
+        }
+        for producer in &self.closing {
+            if let Some(entry) = self.open.get_mut(producer) {
+                entry.last = session.producer_stats(*producer).or(entry.last);
+            }
+        }
+    }
+
+    /// The session has closed it, and forgotten it.
+    pub(crate) fn closed(&mut self, producer: ProducerId) -> Option<Closed> {
+        let Entry { shared, closing, last, .. } = self.open.remove(&producer)?;
+        let stats = last.unwrap_or_default();
+        shared.publish_stats(stats);
+        self.closing.remove(&producer);
         self.expiries.remove(&producer);
         self.deadlines.remove(&producer);
         let past = &mut self.past;

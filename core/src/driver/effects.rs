@@ -97,6 +97,8 @@ impl Effects {
             changed = true;
             self.event(event, core, client, requests, now);
         }
+        let all = requests.is_shutting_down() || core.session.is_closed();
+        core.producers.note_closing(&core.session, all);
         while let Some(update) = core.session.poll_producer() {
             changed = true;
             self.touch(update.producer);
@@ -104,9 +106,7 @@ impl Effects {
             let mut early = Vec::new();
             core.session.take_settled_early(update.producer, &mut early);
             if update.closed {
-                let stats = core.session.producer_stats(update.producer).unwrap_or_default();
-                producer.publish_stats(stats);
-                self.closed.extend(core.producers.closed(update.producer, stats));
+                self.closed.extend(core.producers.closed(update.producer));
             }
             self.updates.push(Update { producer, update, early });
         }
@@ -156,6 +156,12 @@ impl Effects {
                 if let Some(consumer) = core.consumers.get(&consumer) {
                     consumer.settles_written(settles, &mut self.wakers);
                 }
+            }
+            SessionEvent::HandBack { consumer } => {
+                if let Some(shared) = core.consumers.get(&consumer) {
+                    shared.close_inbox();
+                }
+                requests.visit_consumer(core, consumer, now);
             }
             SessionEvent::ConsumerEnded { consumer, reason } => {
                 let before = requests.consumer_ended(consumer);
@@ -219,18 +225,10 @@ impl Happened {
             Self::Settled { producer, hooks, settled } => {
                 heard(client, hooks.settled(&settled));
                 heard(client, client.hooks.settled(&settled));
-                let Settled { sequence, exchange, routing_key, verdict, message } = *settled;
-                let Some(verdict) = verdict else { return };
-                if client.events.has_readers() {
-                    let verdict = verdict.clone();
-                    client.events.emit(&Event::NotConfirmed {
-                        exchange,
-                        routing_key,
-                        sequence,
-                        verdict,
-                    });
-                }
-                if producer.wants_verdicts() {
+                let Settled { sequence, verdict, message, .. } = *settled;
+                if let Some(verdict) = verdict
+                    && producer.wants_verdicts()
+                {
                     producer.not_confirmed(NotConfirmed::new(verdict, sequence, message));
                 }
             }
@@ -242,7 +240,7 @@ impl Happened {
 
 fn heard(client: &ClientShared, result: Result<(), &'static str>) {
     if let Err(hook) = result {
-        client.panicked(hook);
+        client.events.panicked(hook);
     }
 }
 
