@@ -56,8 +56,8 @@ struct Inbox {
     parcels: VecDeque<Arc<Parcel>>,
     /// Deliveries in them.
     queued: usize,
-    /// The application closed it: what comes from now on is not for it any more.
-    closing: bool,
+    /// It is closing, and why: what the application has not seen is handed back.
+    closing: Option<EndReason>,
     ended: Option<(EndReason, Report)>,
     stream: Option<Waker>,
     /// Who waits for the end.
@@ -222,54 +222,33 @@ impl ConsumerShared {
         }
     }
 
-    /// Ends the stream of an application that settles deliveries. What is in hand can be settled.
-    pub(crate) fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
-        let waker = lock(&self.inbox).stream.take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    /// Stops, and hands back what the application has not seen (s48). Returns whether it was the
-    /// first to do so; then the driver has to be asked.
+    /// Closes, and hands back what the application has not seen: `rest`, and all that is queued.
+    /// Returns whether it was the first to do so; then the driver has to be asked.
     ///
     /// What a no-ack consumer has queued stays, since nobody else will get it; but it no longer
     /// makes the connection wait.
-    pub(crate) fn begin_close(&self) -> bool {
-        let first = self.close_inbox();
+    pub(crate) fn begin_close(&self, rest: Option<(&Parcel, usize)>) -> bool {
+        if let Some((parcel, index)) = rest {
+            self.hand_back(parcel, index);
+        }
+        let (first, stream) = self.hand_back_all(EndReason::Closed);
+        stream.into_iter().for_each(Waker::wake);
         first && self.link.is_some()
     }
 
-    /// The session closes the consumer: hands back what the application has not seen.
-    pub(crate) fn close_inbox(&self) -> bool {
-        self.stop();
-        let mut inbox = lock(&self.inbox);
-        let first = !std::mem::replace(&mut inbox.closing, true);
-        if self.no_ack {
-            if first {
-                let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.body_len() as u64).sum();
-                drop(inbox);
-                self.count_consumed(bytes);
-            }
-        } else {
-            let unseen = std::mem::take(&mut inbox.parcels);
-            inbox.queued = 0;
-            drop(inbox);
-            for parcel in unseen {
-                self.hand_back(&parcel.batch, 0);
-            }
+    /// What is left of this batch, from `index` on, was never seen by the application.
+    pub(crate) fn hand_back(&self, parcel: &Parcel, index: usize) {
+        if !self.no_ack {
+            self.requeue(&parcel.batch, index);
         }
-        first
     }
 
-    /// Requeues the deliveries of a batch from `index` on: the application never saw them.
-    pub(crate) fn hand_back(&self, batch: &Batch, index: usize) {
-        if self.no_ack {
-            return;
-        }
-        for index in index..batch.len() {
-            self.settle(batch.generation(), batch.tag(index), Settlement::Requeue, false);
+    fn requeue(&self, batch: &Batch, from: usize) {
+        let generation = batch.generation();
+        if from < batch.len() && generation >= self.valid_from.load(Ordering::Acquire) {
+            let (first, last) = (batch.tag(from), batch.tag(batch.len() - 1));
+            lock(&self.settles).note_run(generation, first, last, Settlement::Requeue);
+            self.list();
         }
     }
 
@@ -278,7 +257,8 @@ impl ConsumerShared {
         let inbox = lock(&self.inbox);
         match &inbox.ended {
             Some((reason, _)) => Some(reason.clone()),
-            None => self.is_stopped().then_some(EndReason::Closed),
+            None if self.is_stopped() => Some(inbox.closing.clone().unwrap_or(EndReason::Closed)),
+            None => None,
         }
     }
 
@@ -313,17 +293,42 @@ impl ConsumerShared {
             if batch.generation() < self.valid_from.load(Ordering::Relaxed) {
                 return None;
             }
-            if inbox.closing {
+            if inbox.closing.is_some() {
                 drop(inbox);
-                self.hand_back(&batch, 0);
+                self.requeue(&batch, 0);
                 return None;
             }
-        } else if inbox.closing {
+        } else if inbox.closing.is_some() {
             self.consumed.fetch_add(batch.body_len() as u64, Ordering::AcqRel);
         }
         inbox.queued += batch.len();
         inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));
         inbox.stream.take()
+    }
+
+    /// The consumer closes for this reason: what the application has not seen is handed back, and
+    /// its stream ends. Returns whether that is news, and whom to wake.
+    pub(crate) fn hand_back_all(&self, reason: EndReason) -> (bool, Option<Waker>) {
+        self.stopped.store(true, Ordering::Release);
+        let mut inbox = lock(&self.inbox);
+        let stream = inbox.stream.take();
+        let first = inbox.closing.is_none();
+        inbox.closing.get_or_insert(reason);
+        if self.no_ack {
+            let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.body_len() as u64).sum();
+            drop(inbox);
+            if first {
+                self.count_consumed(bytes);
+            }
+        } else {
+            let unseen = std::mem::take(&mut inbox.parcels);
+            inbox.queued = 0;
+            drop(inbox);
+            for parcel in &unseen {
+                self.requeue(&parcel.batch, 0);
+            }
+        }
+        (first, stream)
     }
 
     /// The channel of all older generations is gone. What the application has not seen of them is
@@ -376,7 +381,7 @@ impl ConsumerShared {
         lock(&self.inbox).queued as u64
     }
 
-    /// No delivery follows. `abandoned` deliveries had not been settled.
+    /// No delivery follows. `abandoned` deliveries were not settled when its channel closed.
     pub(crate) fn end(&self, reason: EndReason, abandoned: u64, wakers: &mut Vec<Waker>) {
         lock(&self.settles).written(u64::MAX, wakers);
         let mut inbox = lock(&self.inbox);

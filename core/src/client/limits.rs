@@ -1,17 +1,16 @@
 //! What no broker could ever take is refused before it is accepted.
 
-use amq_protocol::types::{AMQPValue, FieldTable};
-
 use crate::{
     config::{Limits, ProducerConfig},
     error::InvalidMessage,
-    message::{Message, Properties},
+    message::Message,
+    wire::{check_encodable, properties_len},
 };
 
-/// Bytes of a header frame that are not properties: frame header and end (8), class, weight, body
-/// size and flags (14), and what the session adds in confirm mode (message id, `x-attempt`,
-/// `x-lavinmq-ref`), generously.
-const RESERVED: usize = 8 + 14 + 128;
+/// Bytes of a header frame that are not the application's properties: frame header and end (8),
+/// class, weight and body size (12), and what the session may add (message id, `x-attempt`,
+/// `x-lavinmq-ref`). As `Session::check` has it.
+const HEADER_OVERHEAD: usize = 8 + 12 + 33 + 64;
 
 /// The limits that a publish is checked against, without a session at hand.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +30,7 @@ impl PublishLimits {
         }
     }
 
-    /// Whether a second look is needed: it is not a small plain message.
+    /// Whether nothing can be wrong with it: a body within the limits, and no properties.
     #[inline]
     pub(crate) fn is_plain(&self, message: &Message) -> bool {
         let length = message.body().len();
@@ -50,73 +49,13 @@ impl PublishLimits {
         if length > self.buffer_bytes {
             return Err(InvalidMessage::LargerThanBuffer { length, limit: self.buffer_bytes });
         }
-        // Without headers they are 13 short fields: less than the smallest frame.
-        if let Some(properties) = message.properties()
-            && let Some(headers) = properties.headers()
-        {
-            let length = short_fields(properties) + 4 + table(headers);
-            let limit = self.frame_max.saturating_sub(RESERVED);
-            if length > limit {
+        if let Some(properties) = message.properties() {
+            let length = properties_len(properties);
+            let limit = self.frame_max.saturating_sub(HEADER_OVERHEAD);
+            if length > limit || check_encodable(properties).is_err() {
                 return Err(InvalidMessage::PropertiesTooLarge { length, limit });
             }
         }
         Ok(())
-    }
-}
-
-/// The encoded length of all properties but the headers.
-fn short_fields(properties: &Properties) -> usize {
-    let strings = [
-        properties.content_type(),
-        properties.content_encoding(),
-        properties.correlation_id(),
-        properties.reply_to(),
-        properties.expiration(),
-        properties.message_id(),
-        properties.kind(),
-        properties.user_id(),
-        properties.app_id(),
-        properties.cluster_id(),
-    ];
-    strings.into_iter().flatten().map(|string| 1 + string.as_str().len()).sum::<usize>()
-        + usize::from(properties.delivery_mode().is_some())
-        + usize::from(properties.priority().is_some())
-        + properties.timestamp().map_or(0, |_| 8)
-}
-
-/// The encoded length of a table's entries. Iterative: an application may nest as it likes.
-fn table(table: &FieldTable) -> usize {
-    let mut sum = 0;
-    let mut tables = vec![table];
-    let mut values: Vec<&AMQPValue> = Vec::new();
-    loop {
-        while let Some(value) = values.pop() {
-            sum += 1 + match value {
-                AMQPValue::Void => 0,
-                AMQPValue::Boolean(_)
-                | AMQPValue::ShortShortInt(_)
-                | AMQPValue::ShortShortUInt(_) => 1,
-                AMQPValue::ShortInt(_) | AMQPValue::ShortUInt(_) => 2,
-                AMQPValue::LongInt(_) | AMQPValue::LongUInt(_) | AMQPValue::Float(_) => 4,
-                AMQPValue::DecimalValue(_) => 5,
-                AMQPValue::LongLongInt(_) | AMQPValue::Double(_) | AMQPValue::Timestamp(_) => 8,
-                AMQPValue::ShortString(string) => 1 + string.as_str().len(),
-                AMQPValue::LongString(string) => 4 + string.as_bytes().len(),
-                AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
-                AMQPValue::FieldArray(array) => {
-                    values.extend(array.as_slice());
-                    4
-                }
-                AMQPValue::FieldTable(table) => {
-                    tables.push(table);
-                    4
-                }
-            };
-        }
-        let Some(table) = tables.pop() else { return sum };
-        for (name, value) in table {
-            sum += 1 + name.as_str().len();
-            values.push(value);
-        }
     }
 }

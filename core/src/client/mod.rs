@@ -1,5 +1,6 @@
 //! The handles that applications hold, and what they share with the driver. All wakers live here.
 
+mod account;
 mod builders;
 #[expect(clippy::module_inception, reason = "the client itself")]
 mod client;
@@ -26,6 +27,8 @@ pub(crate) mod queue;
 mod receipt;
 mod settles;
 pub(crate) mod sync;
+#[cfg(test)]
+mod tests;
 pub(crate) mod waiters;
 
 pub use builders::{ConsumerBuilder, ProducerBuilder};

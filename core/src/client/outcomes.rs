@@ -15,7 +15,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::sync::lock;
+use super::{sync::lock, waiters::store};
 use crate::{
     error::NotConfirmed,
     event::{UnknownReason, Verdict},
@@ -40,9 +40,9 @@ struct State {
     /// Numbers whose receipts were dropped before their time: nobody wants their verdicts. What is
     /// settled is in here, too, so that it stays one run per gap.
     unwanted: SettledSet,
-    receipts: BTreeMap<u64, Waker>,
+    receipts: BTreeMap<u64, Option<Waker>>,
     /// By the number that must be reached, and a key.
-    flushes: BTreeMap<(u64, u64), Waker>,
+    flushes: BTreeMap<(u64, u64), Option<Waker>>,
     next_flush: u64,
     /// The driver is gone: what is not settled never will be.
     abandoned: bool,
@@ -86,12 +86,9 @@ impl Outcomes {
             let verdict = Verdict::Unknown(UnknownReason::Closed);
             return Poll::Ready(Err(NotConfirmed::new(verdict, sequence, Message::empty())));
         }
-        match state.receipts.entry(sequence) {
-            std::collections::btree_map::Entry::Occupied(mut stored) => {
-                stored.get_mut().clone_from(waker);
-            }
-            std::collections::btree_map::Entry::Vacant(place) => _ = place.insert(waker.clone()),
-        }
+        let old = store(state.receipts.entry(sequence).or_default(), waker);
+        drop(state);
+        drop(old);
         Poll::Pending
     }
 
@@ -130,7 +127,9 @@ impl Outcomes {
             state.next_flush += 1;
             state.next_flush
         });
-        state.flushes.insert((through, key), waker.clone());
+        let old = store(state.flushes.entry((through, key)).or_default(), waker);
+        drop(state);
+        drop(old);
         Poll::Pending
     }
 
@@ -163,7 +162,7 @@ impl Outcomes {
             // Nobody's verdict can come any more.
             state.unwanted.insert_run(first, last);
             while let Some((&sequence, _)) = state.receipts.range(first..=last).next() {
-                wakers.extend(state.receipts.remove(&sequence));
+                wakers.extend(state.receipts.remove(&sequence).flatten());
             }
         }
         let watermark = state.settled.watermark();
@@ -172,12 +171,12 @@ impl Outcomes {
             while let Some(first) = state.receipts.first_entry()
                 && *first.key() <= watermark
             {
-                wakers.push(first.remove());
+                wakers.extend(first.remove());
             }
             while let Some(first) = state.flushes.first_entry()
                 && first.key().0 <= watermark
             {
-                wakers.push(first.remove());
+                wakers.extend(first.remove());
             }
             self.watermark.store(watermark, Ordering::Release);
         }
@@ -192,7 +191,7 @@ impl Outcomes {
         let receipts = mem::take(&mut state.receipts);
         let flushes = mem::take(&mut state.flushes);
         drop(state);
-        receipts.into_values().chain(flushes.into_values()).collect()
+        receipts.into_values().chain(flushes.into_values()).flatten().collect()
     }
 
     /// What is kept: bad verdicts, receipts' wakers, flushes' wakers, runs of unwanted numbers.

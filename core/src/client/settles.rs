@@ -63,6 +63,18 @@ impl Settles {
         Settle::Queued
     }
 
+    /// Notes a run of tags that nobody else can settle.
+    pub(crate) fn note_run(
+        &mut self,
+        generation: u64,
+        first: u64,
+        last: u64,
+        settlement: Settlement,
+    ) {
+        self.settled(generation).insert_run(first, last);
+        self.runs.push(SettleRun { generation, first, last, settlement });
+    }
+
     fn settled(&mut self, generation: u64) -> &mut SettledSet {
         let place = match self.generations.iter().rposition(|&(known, _)| known == generation) {
             Some(place) => place,

@@ -1,8 +1,5 @@
 //! Deliveries in batches: one shared allocation holds the bodies of many side by side.
 
-#[cfg(any(test, feature = "test-util"))]
-mod for_test;
-
 use bytes::Bytes;
 
 use crate::wire::split_names;

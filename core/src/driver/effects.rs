@@ -158,16 +158,15 @@ impl Effects {
                 }
             }
             SessionEvent::HandBack { consumer } => {
-                if let Some(shared) = core.consumers.get(&consumer) {
-                    shared.close_inbox();
+                if let Some(consumer) = core.consumers.get(&consumer) {
+                    let (_, stream) = consumer.hand_back_all(requests.end_reason());
+                    self.wake(stream);
                 }
-                requests.visit_consumer(core, consumer, now);
             }
-            SessionEvent::ConsumerEnded { consumer, reason } => {
+            SessionEvent::ConsumerEnded { consumer, reason, abandoned } => {
                 let before = requests.consumer_ended(consumer);
-                let stats = core.session.consumer_stats(consumer).unwrap_or_default();
                 if let Some(shared) = core.consumers.remove(&consumer) {
-                    self.end_consumer(&shared, reason, stats.abandoned.saturating_sub(before));
+                    self.end_consumer(&shared, reason, abandoned.saturating_sub(before));
                 }
             }
             // Whatever was handed over meanwhile still gets its outcome; the driver then ends.

@@ -8,6 +8,8 @@
 mod alarm;
 mod effects;
 mod requests;
+#[cfg(test)]
+mod sleep_tests;
 mod transport;
 
 use std::{

@@ -258,19 +258,11 @@ impl BrokerState {
         id.map_or(0, |id| self.purge_queue_id(id)).try_into().unwrap_or(usize::MAX)
     }
 
-    /// Stops publishers, as an alarm does: RabbitMQ tells connections that publish, or ever did, and no
-    /// longer reads them; LavinMQ closes the channel of each publish with 406.
+    /// Stops publishers, as an alarm does: RabbitMQ tells a connection that publishes from now on, and
+    /// reads it no longer (others notice nothing); LavinMQ closes the channel of each publish with 406.
     pub fn block(&mut self, reason: &str, now: Time) {
         self.advance(now);
         self.blocked = Some(reason.to_owned());
-        if !self.settings.personality.is_rabbitmq() {
-            return;
-        }
-        for id in self.connection_ids() {
-            if self.connections.get(&id).is_some_and(|connection| connection.published) {
-                self.block_connection(id);
-            }
-        }
     }
 
     /// Ends what [`block`](Self::block) began.

@@ -139,9 +139,7 @@ impl BrokerState {
         let id = ConnId(self.next_connection);
         self.next_connection += 1;
         self.counters.connections += 1;
-        // Until Tune a frame is at most what tune-ok could ask for.
-        let frame_max = self.settings.tune.frame_max;
-        self.connections.insert(id, Connection::new(self.now, frame_max));
+        self.connections.insert(id, Connection::new(self.now));
         id
     }
 

@@ -83,6 +83,30 @@ fn s03_a_wrong_password_is_a_403_for_those_who_can_take_it_and_else_an_end() {
 }
 
 #[test]
+fn s02_mistakes_before_tune_are_not_worth_an_answer() {
+    let AMQPClass::Connection(connection::AMQPMethod::StartOk(proper)) =
+        start_ok("guest", "guest", ALL)
+    else {
+        panic!()
+    };
+    let nonsense = connection::StartOk { mechanism: "NONSENSE".into(), ..proper.clone() };
+    let large =
+        connection::StartOk { locale: "x".into(), response: "x".repeat(4096).into(), ..proper };
+    for start_ok in [nonsense, large] {
+        for (mut world, after, ending) in [(rabbit(), 3, Ending::Reset), (lavin(), 0, Ending::Eof)]
+        {
+            let id = world.state.connect(world.now);
+            world.receive(id, &wire::PROTOCOL_HEADER);
+            world.got(id);
+            world.send(id, 0, conn(connection::AMQPMethod::StartOk(start_ok.clone())));
+            assert_eq!(world.got(id), []);
+            world.pass(Duration::from_secs(after));
+            assert_eq!(world.ending(id), Some(ending));
+        }
+    }
+}
+
+#[test]
 fn s04_a_tune_ok_of_0_or_above_the_offer_is_refused() {
     for answer in [
         tune_ok(0, 131_072),
@@ -166,7 +190,7 @@ fn s08_frames_out_of_place_close_the_connection_with_the_right_code() {
     wire::put_content_header(&mut too_much, 1, 3, &Default::default());
     wire::put_body(&mut too_much, 1, b"four", 4096);
     for (bytes, code) in [
-        (&heartbeat[..], 501),
+        (&heartbeat[..], 505),
         (&body_first, 505),
         (&method_in_content, 505),
         (&too_much, 501),
@@ -254,30 +278,26 @@ fn close_connections_waits_for_close_ok_or_five_seconds() {
 }
 
 #[test]
-fn s21_rabbitmq_blocks_who_publishes_and_reads_no_more() {
+fn s21_rabbitmq_blocks_who_publishes_after_the_alarm_and_reads_no_more() {
     let mut world = rabbit();
-    let (publisher, consumer) = (world.client(), world.client());
-    world.declare(publisher, durable("q"));
-    world.publish(publisher, "", "q", b"before");
+    let (published, publishes) = (world.client(), world.client());
+    world.declare(published, durable("q"));
+    world.publish(published, "", "q", b"before");
     world.state.block("low on memory", world.now);
-    let AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked)) = world.one(publisher)
+    // Having published before is no reason.
+    assert!(matches!(world.call(published, 1, qos(1)), AMQPClass::Basic(_)));
+    world.publish(publishes, "", "q", b"meanwhile");
+    let AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked)) = world.one(publishes)
     else {
         panic!()
     };
     assert_eq!(blocked.reason.as_str(), "low on memory");
-    assert!(!world.state.wants_input(publisher));
-    assert!(world.state.wants_input(consumer), "it never published");
-    // Its first publish blocks this one, too; the message waits.
-    world.publish(consumer, "", "q", b"meanwhile");
-    assert!(matches!(
-        world.one(consumer),
-        AMQPClass::Connection(connection::AMQPMethod::Blocked(_))
-    ));
-    world.send(consumer, 1, qos(1));
-    assert_eq!(world.got(consumer), [], "no method is answered");
+    assert!(!world.state.wants_input(publishes) && world.state.wants_input(published));
+    world.send(publishes, 1, qos(1));
+    assert_eq!(world.got(publishes), [], "no method is answered");
     assert_eq!(world.bodies("q"), ["before"]);
     world.state.unblock(world.now);
-    let got = world.got(consumer);
+    let got = world.got(publishes);
     assert!(matches!(
         got[0],
         Got::Method(0, AMQPClass::Connection(connection::AMQPMethod::Unblocked(_)))
