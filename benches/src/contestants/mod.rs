@@ -119,7 +119,7 @@ const OTHERS: &[Entry] = &[
     peer("amqprs-ct", "amqprs", true, |to, task| amqprs::open(to, task, Threads::One)),
 ];
 
-/// Ours follow, once they exist.
+/// Everybody, ours last.
 pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
     OTHERS.iter().chain(ours::ALL)
 }
