@@ -68,6 +68,25 @@ async fn publish_confirm_consume_ack_and_close() {
     assert_eq!(client.state(), State::Closed { loss: None });
 }
 
+#[tokio::test]
+async fn s48_closing_does_not_wait_for_what_the_application_never_saw() {
+    let broker = Broker::start().unwrap();
+    let client = client(&broker).await;
+    within("declare", client.queue("jobs").declare()).await.unwrap();
+    for number in 0..500 {
+        broker.put("jobs", format!("{number}"));
+    }
+    let mut jobs = within("open", client.consumer("jobs").open()).await.unwrap();
+    for _ in 0..3 {
+        within("a delivery", jobs.next()).await.unwrap().ack();
+    }
+    // The consumer stays, with the rest of a batch; within() is shorter than the deadline.
+    let report = within("close", client.close()).await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(jobs.end_reason(), Some(EndReason::ClientClosed));
+    assert_eq!((broker.depth("jobs"), broker.unacked("jobs")), (497, 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_goes_on_after_the_link_is_cut() {
     let broker = Broker::start().unwrap();
