@@ -14,7 +14,6 @@ mod delivery;
 pub(crate) mod events;
 pub(crate) mod hand_over;
 pub(crate) mod hooks;
-pub(crate) mod limits;
 pub(crate) mod link;
 pub(crate) mod opened;
 pub(crate) mod options;

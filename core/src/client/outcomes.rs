@@ -100,7 +100,7 @@ impl Outcomes {
             return;
         }
         self.dropped.add(sequence);
-        // `store` raises the count and then looks there: one of the two sees the other.
+        // `store` raises the count, and `settle` then looks there: one of the two sees the other.
         if !polled && self.stored.load(Ordering::SeqCst) == 0 {
             return;
         }
@@ -156,7 +156,8 @@ impl Outcomes {
 
     // ---- the driver's side ----------------------------------------------------------------------
 
-    /// A message ended badly. Call it before the `settle` that covers it.
+    /// A message ended badly. Call it before the `settle` that covers it (which drops the verdict if
+    /// the receipt was dropped just now).
     pub(crate) fn store(&self, verdict: NotConfirmed) {
         let mut state = lock(&self.state);
         if !state.unwanted.contains(verdict.sequence)

@@ -11,7 +11,6 @@ use std::{
 
 use super::{
     hand_over::{Admission, Attempt, HandOver},
-    limits::PublishLimits,
     link::{Control, DriverLink},
     outcomes::Outcomes,
     sync::lock,
@@ -22,7 +21,7 @@ use crate::{
     error::NotConfirmed,
     ids::ProducerId,
     message::Message,
-    publish::Accepted,
+    publish::{Accepted, limits::PublishLimits},
     session::ProducerUpdate,
     stats::ProducerStats,
     time::Time,
