@@ -151,10 +151,6 @@ impl ConsumerShared {
         self.id
     }
 
-    pub(crate) const fn is_no_ack(&self) -> bool {
-        self.no_ack
-    }
-
     /// Whether the stream hands out nothing more, for an application that settles deliveries.
     #[inline]
     pub(crate) fn is_stopped(&self) -> bool {

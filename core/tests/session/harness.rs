@@ -6,12 +6,12 @@
 
 #![allow(unused_imports, dead_code, reason = "a vocabulary: not every suite uses every word")]
 
+pub use std::time::Duration;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io::IoSlice,
     sync::Arc,
 };
-pub use std::time::Duration;
 
 pub use amq_protocol::{
     protocol::{AMQPClass, basic, channel, confirm, connection, queue},

@@ -250,10 +250,7 @@ fn f18_confirms_out_of_order_mixed_duplicated_and_with_tag_zero() {
     assert_eq!(stage.verdicts(), []);
     // Everything.
     stage.nack(PUB, channel, 0, true);
-    assert_eq!(
-        stage.verdicts(),
-        [(6, Some(Verdict::Nacked)), (7, Some(Verdict::Nacked))]
-    );
+    assert_eq!(stage.verdicts(), [(6, Some(Verdict::Nacked)), (7, Some(Verdict::Nacked))]);
     let stats = stage.stats(producer);
     assert_eq!((stats.confirmed, stats.nacked, stats.duplicate_confirms), (4, 3, 4));
     stage.finish();
