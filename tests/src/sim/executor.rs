@@ -64,6 +64,7 @@ struct Shared {
     armed: BTreeMap<u64, Option<u64>>,
     timers: BTreeMap<(Time, u64), Waker>,
     stale_wakes: u64,
+    counters: BTreeMap<&'static str, u64>,
     trace: Trace,
 }
 
@@ -79,6 +80,7 @@ impl Executor {
             armed: BTreeMap::new(),
             timers: BTreeMap::new(),
             stale_wakes: 0,
+            counters: BTreeMap::new(),
             trace,
         };
         Self {
@@ -242,6 +244,22 @@ impl Handle {
     #[must_use]
     pub fn stale_wakes(&self) -> u64 {
         self.lock().stale_wakes
+    }
+
+    /// Counts something that happened: a fault, a rare state.
+    pub fn count(&self, name: &'static str) {
+        self.add(name, 1);
+    }
+
+    /// Counts it `n` times.
+    pub fn add(&self, name: &'static str, n: u64) {
+        *self.lock().counters.entry(name).or_default() += n;
+    }
+
+    /// How often things happened.
+    #[must_use]
+    pub fn counters(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().counters.clone()
     }
 
     /// Writes to the trace.
