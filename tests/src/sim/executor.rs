@@ -164,6 +164,13 @@ impl Executor {
             .collect()
     }
 
+    /// Whether every task is done, but for those in the background.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.tasks.values().all(|task| task.background)
+            && self.handle.lock().spawned.iter().all(|(_, task)| task.background)
+    }
+
     /// Polls so far.
     #[must_use]
     pub const fn polls(&self) -> u64 {
