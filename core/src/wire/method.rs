@@ -1,0 +1,334 @@
+//! Methods (specification 4.2.4): the four that come once per message by hand, all others by
+//! amq-protocol.
+
+use amq_protocol::{
+    protocol::{AMQPClass, gen_class, parse_class},
+    types::parsing::ParserError,
+};
+
+use super::{
+    WireError,
+    content::BASIC,
+    frame::{FRAME_END, FrameKind, put_frame},
+    read::{Reader, put_short},
+    table::check_table,
+};
+
+/// A decoded method.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Method<'a> {
+    /// `basic.deliver`.
+    Deliver(Deliver<'a>),
+    /// `basic.ack`, from either side.
+    Ack(Ack),
+    /// `basic.nack`, from either side.
+    Nack(Nack),
+    /// `basic.publish`.
+    Publish(Publish<'a>),
+    /// Any other method.
+    Other(Box<AMQPClass>),
+}
+
+/// `basic.deliver`; its strings as they came, which need not be UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deliver<'a> {
+    /// The consumer's tag.
+    pub consumer_tag: &'a [u8],
+    /// The delivery's tag.
+    pub delivery_tag: u64,
+    /// Whether the broker has delivered the message before.
+    pub redelivered: bool,
+    /// Exchange and routing key, two short strings side by side; see [`split_names`].
+    pub names: &'a [u8],
+}
+
+impl<'a> Deliver<'a> {
+    /// The exchange that the message was published to.
+    #[must_use]
+    pub fn exchange(&self) -> &'a [u8] {
+        split_names(self.names).unwrap_or_default().0
+    }
+
+    /// The routing key that it was published with.
+    #[must_use]
+    pub fn routing_key(&self) -> &'a [u8] {
+        split_names(self.names).unwrap_or_default().1
+    }
+}
+
+/// `basic.ack`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// The tag.
+    pub delivery_tag: u64,
+    /// Whether all tags up to it are meant.
+    pub multiple: bool,
+}
+
+/// `basic.nack`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nack {
+    /// The tag.
+    pub delivery_tag: u64,
+    /// Whether all tags up to it are meant.
+    pub multiple: bool,
+    /// Whether the broker shall deliver the message again (from a broker: meaningless).
+    pub requeue: bool,
+}
+
+/// `basic.publish`; its strings as they came, which need not be UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publish<'a> {
+    /// Exchange and routing key, two short strings side by side; see [`split_names`].
+    pub names: &'a [u8],
+    /// Whether the message is returned if no queue wants it.
+    pub mandatory: bool,
+    /// Whether it is returned if no consumer is ready.
+    pub immediate: bool,
+}
+
+impl<'a> Publish<'a> {
+    /// The exchange.
+    #[must_use]
+    pub fn exchange(&self) -> &'a [u8] {
+        split_names(self.names).unwrap_or_default().0
+    }
+
+    /// The routing key.
+    #[must_use]
+    pub fn routing_key(&self) -> &'a [u8] {
+        split_names(self.names).unwrap_or_default().1
+    }
+}
+
+/// The two short strings that `names` consists of (exchange, routing key); `None` if it does not.
+#[inline]
+#[must_use]
+pub fn split_names(names: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&length, rest) = names.split_first()?;
+    let (exchange, rest) = rest.split_at_checked(length.into())?;
+    let (&length, routing_key) = rest.split_first()?;
+    (routing_key.len() == usize::from(length)).then_some((exchange, routing_key))
+}
+
+const DELIVER: u32 = id(BASIC, 60);
+const ACK: u32 = id(BASIC, 80);
+const NACK: u32 = id(BASIC, 120);
+const PUBLISH: u32 = id(BASIC, 40);
+
+const fn id(class: u16, method: u16) -> u32 {
+    (class as u32) << 16 | method as u32
+}
+
+const AFTER: &str = "bytes after the method";
+
+/// Decodes the payload of a method frame.
+///
+/// The four methods of the data plane borrow from it and allocate nothing; any other allocates up to
+/// about 64 bytes for each byte of it (see [`decode_properties`](super::decode_properties)).
+///
+/// # Errors
+///
+/// `Truncated`, `UnknownMethod`, `Malformed` (bytes after the method, or a string that is not UTF-8),
+/// and those of [`check_table`].
+#[inline]
+pub fn decode_method(payload: &[u8]) -> Result<Method<'_>, WireError> {
+    let Some((method, fields)) = payload.split_first_chunk() else {
+        return Err(WireError::Truncated { what: "a method" });
+    };
+    match u32::from_be_bytes(*method) {
+        DELIVER => decode_deliver(fields).map(Method::Deliver),
+        ACK => {
+            let (delivery_tag, flags) = decode_settle(fields, "basic.ack")?;
+            Ok(Method::Ack(Ack { delivery_tag, multiple: flags & 1 != 0 }))
+        }
+        NACK => {
+            let (delivery_tag, flags) = decode_settle(fields, "basic.nack")?;
+            Ok(Method::Nack(Nack {
+                delivery_tag,
+                multiple: flags & 1 != 0,
+                requeue: flags & 2 != 0,
+            }))
+        }
+        PUBLISH => decode_publish(fields).map(Method::Publish),
+        method => decode_other(method, payload, fields),
+    }
+}
+
+#[inline]
+fn decode_deliver(fields: &[u8]) -> Result<Deliver<'_>, WireError> {
+    let mut reader = Reader::new(fields, "basic.deliver");
+    let consumer_tag = reader.short()?;
+    let delivery_tag = reader.u64()?;
+    let redelivered = reader.u8()? & 1 != 0;
+    let names = reader.rest();
+    if split_names(names).is_none() {
+        reader.short()?;
+        reader.short()?;
+        reader.finish(AFTER)?;
+    }
+    Ok(Deliver { consumer_tag, delivery_tag, redelivered, names })
+}
+
+#[inline]
+fn decode_settle(fields: &[u8], what: &'static str) -> Result<(u64, u8), WireError> {
+    let mut reader = Reader::new(fields, what);
+    let settle = (reader.u64()?, reader.u8()?);
+    reader.finish(AFTER)?;
+    Ok(settle)
+}
+
+#[inline]
+fn decode_publish(fields: &[u8]) -> Result<Publish<'_>, WireError> {
+    let mut reader = Reader::new(fields, "basic.publish");
+    let _ticket = reader.u16()?;
+    let start = reader.rest();
+    reader.short()?;
+    reader.short()?;
+    let (names, _) = start.split_at(start.len() - reader.rest().len());
+    let flags = reader.u8()?;
+    reader.finish(AFTER)?;
+    Ok(Publish { names, mandatory: flags & 1 != 0, immediate: flags & 2 != 0 })
+}
+
+#[cold]
+fn decode_other<'a>(id: u32, payload: &[u8], fields: &[u8]) -> Result<Method<'a>, WireError> {
+    let (class, method) = ((id >> 16) as u16, id as u16);
+    check_tables(class, method, fields)?;
+    match parse_class(payload) {
+        Ok(([], class)) => Ok(Method::Other(Box::new(class))),
+        Ok(_) => Err(WireError::Malformed { what: AFTER }),
+        Err(ParserError::Incomplete(_)) => Err(WireError::Truncated { what: "a method" }),
+        Err(ParserError::Error(_) | ParserError::Failure(_)) => {
+            Err(WireError::Malformed { what: "a field of a method" })
+        }
+    }
+}
+
+/// Walks the field table of a method that has one (no method has two).
+///
+/// This is also the list of the methods that reach amq-protocol's parser: a newer version of it could
+/// know a method, with a table, that is not known here.
+fn check_tables(class: u16, method: u16, fields: &[u8]) -> Result<(), WireError> {
+    // What is before the table: octets, short strings, octets.
+    let (before, strings, between) = match (class, method) {
+        (10, 10) => (2, 0, 0),      // connection.start: versions
+        (10, 11) => (0, 0, 0),      // connection.start-ok
+        (40, 10) => (2, 2, 1),      // exchange.declare: ticket, exchange, type, flags
+        (40, 30 | 40) => (2, 3, 1), // exchange.bind, unbind: ticket, three names, flags
+        (50, 10) => (2, 1, 1),      // queue.declare: ticket, queue, flags
+        (50, 20) => (2, 3, 1),      // queue.bind: ticket, three names, flags
+        (50, 50) => (2, 3, 0),      // queue.unbind: ticket, three names
+        (60, 20) => (2, 2, 1),      // basic.consume: ticket, queue, tag, flags
+        (10, 20 | 21 | 30 | 31 | 40 | 41 | 50 | 51 | 60 | 61 | 70 | 71)
+        | (20, 10 | 11 | 20 | 21 | 40 | 41)
+        | (30, 10 | 11)
+        | (40, 11 | 20 | 21 | 31 | 51)
+        | (50, 11 | 21 | 30 | 31 | 40 | 41 | 51)
+        | (60, 10 | 11 | 21 | 30 | 31 | 50 | 70 | 71 | 72 | 90 | 100 | 110 | 111)
+        | (85, 10 | 11)
+        | (90, 10 | 11 | 20 | 21 | 30 | 31) => return Ok(()),
+        _ => return Err(WireError::UnknownMethod { class, method }),
+    };
+    let mut reader = Reader::new(fields, "a method");
+    reader.bytes(before)?;
+    for _ in 0..strings {
+        reader.short()?;
+    }
+    reader.bytes(between)?;
+    check_table(reader.rest()).map(drop)
+}
+
+/// Appends a method frame, by amq-protocol's generator.
+///
+/// The caller sees to it that the frame does not exceed `frame_max`.
+///
+/// # Errors
+///
+/// If a table in it is nested too deep, or has a value of a type that cannot be sent (a short
+/// string). `out` is as it was then.
+pub fn put_method(out: &mut Vec<u8>, channel: u16, class: &AMQPClass) -> Result<(), WireError> {
+    // The generator takes its output by value, and would lose it with an error.
+    let payload = gen_class(class)(Vec::new().into())
+        .map_err(|_| WireError::Malformed { what: "a method that cannot be encoded" })?
+        .write;
+    if let Some((_, fields)) = payload.split_first_chunk::<4>() {
+        check_tables(class.get_amqp_class_id(), class.get_amqp_method_id(), fields).or_else(
+            // The hot methods are not in that list, and have no tables.
+            |error| match error {
+                WireError::UnknownMethod { .. } => Ok(()),
+                error => Err(error),
+            },
+        )?;
+    }
+    put_frame(out, FrameKind::Method, channel, |out| out.extend_from_slice(&payload));
+    Ok(())
+}
+
+/// Appends `basic.ack`. Allocates nothing if there is room for 21 bytes.
+#[inline]
+pub fn put_ack(out: &mut Vec<u8>, channel: u16, delivery_tag: u64, multiple: bool) {
+    put_settle(out, channel, 80, delivery_tag, multiple.into());
+}
+
+/// Appends `basic.nack`. Allocates nothing if there is room for 21 bytes.
+#[inline]
+pub fn put_nack(out: &mut Vec<u8>, channel: u16, delivery_tag: u64, multiple: bool, requeue: bool) {
+    put_settle(out, channel, 120, delivery_tag, u8::from(multiple) | u8::from(requeue) << 1);
+}
+
+/// Appends `basic.reject`. Allocates nothing if there is room for 21 bytes.
+#[inline]
+pub fn put_reject(out: &mut Vec<u8>, channel: u16, delivery_tag: u64, requeue: bool) {
+    put_settle(out, channel, 90, delivery_tag, requeue.into());
+}
+
+/// A whole frame of a method that has a tag and flags.
+#[inline]
+fn put_settle(out: &mut Vec<u8>, channel: u16, method: u8, delivery_tag: u64, flags: u8) {
+    let mut frame =
+        [1, 0, 0, 0, 0, 0, 13, 0, 60, 0, method, 0, 0, 0, 0, 0, 0, 0, 0, flags, FRAME_END];
+    frame[1..3].copy_from_slice(&channel.to_be_bytes());
+    frame[11..19].copy_from_slice(&delivery_tag.to_be_bytes());
+    out.extend_from_slice(&frame);
+}
+
+/// Appends `basic.deliver`. Its strings are at most 255 bytes long; longer ones are cut.
+#[inline]
+pub fn put_deliver(
+    out: &mut Vec<u8>,
+    channel: u16,
+    consumer_tag: &str,
+    delivery_tag: u64,
+    redelivered: bool,
+    exchange: &str,
+    routing_key: &str,
+) {
+    put_frame(out, FrameKind::Method, channel, |out| {
+        out.extend_from_slice(&DELIVER.to_be_bytes());
+        put_short(out, consumer_tag.as_bytes());
+        out.extend_from_slice(&delivery_tag.to_be_bytes());
+        out.push(redelivered.into());
+        put_short(out, exchange.as_bytes());
+        put_short(out, routing_key.as_bytes());
+    });
+}
+
+/// Appends `basic.publish`. Its strings are at most 255 bytes long; longer ones are cut.
+#[inline]
+pub fn put_publish(
+    out: &mut Vec<u8>,
+    channel: u16,
+    exchange: &str,
+    routing_key: &str,
+    mandatory: bool,
+) {
+    put_frame(out, FrameKind::Method, channel, |out| {
+        out.extend_from_slice(&PUBLISH.to_be_bytes());
+        out.extend_from_slice(&[0; 2]);
+        put_short(out, exchange.as_bytes());
+        put_short(out, routing_key.as_bytes());
+        out.push(mandatory.into());
+    });
+}
