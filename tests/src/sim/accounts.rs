@@ -134,6 +134,9 @@ pub struct StoredCopy {
     pub attempt: Option<u64>,
 }
 
+/// The number of a message, and the connection on which its first copy came.
+type FirstCopy = (usize, u64);
+
 /// How a delivery was settled by the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
@@ -167,7 +170,7 @@ pub struct Accounts {
     producers: Vec<ProducerBook>,
     stored: BTreeMap<Id, Vec<StoredCopy>>,
     /// First copies in the order in which the broker stored them, by producer and queue.
-    first_copies: BTreeMap<(usize, Arc<str>), Vec<(usize, u64)>>,
+    first_copies: BTreeMap<(usize, Arc<str>), Vec<FirstCopy>>,
     handed: BTreeMap<Id, Vec<Handed>>,
     events: BTreeMap<(Arc<str>, u64, Outcome), u64>,
     skipped: u64,

@@ -224,13 +224,11 @@ impl Handle {
     }
 
     /// A future that is done at `at`.
-    #[must_use]
     pub fn sleep_until(&self, at: Time) -> Sleep {
         Sleep { timer: self.timer(), at }
     }
 
     /// A future that is done after `delay`, counted from this call.
-    #[must_use]
     pub fn sleep(&self, delay: Duration) -> Sleep {
         self.sleep_until(self.now() + delay)
     }
