@@ -1,0 +1,449 @@
+//! Declaring, binding and deleting: methods of the classes `queue` and `exchange`.
+
+use std::sync::Arc;
+
+use amq_protocol::{
+    protocol::{AMQPClass, exchange as ex, queue as qu},
+    types::{FieldTable, ShortString},
+};
+
+use super::{
+    BrokerState, ConnId,
+    exchange::{Binding, Destination, Exchange, Kind},
+    frames::{Refusal, short},
+    queue::{Limits, Queue, QueueId, text},
+};
+
+impl BrokerState {
+    pub(super) fn queue_method(
+        &mut self,
+        id: ConnId,
+        channel: u16,
+        method: qu::AMQPMethod,
+    ) -> Result<(), Refusal> {
+        match method {
+            qu::AMQPMethod::Declare(declare) => self.queue_declare(id, channel, &declare),
+            qu::AMQPMethod::Bind(bind) => {
+                self.logs.add(id, channel, "queue.bind", bind.queue.as_str());
+                let queue = self.accessible_queue(id, channel, bind.queue.as_str())?;
+                let binding = Binding {
+                    destination: Destination::Queue(queue),
+                    key: bind.routing_key.as_str().to_owned(),
+                    arguments: bind.arguments,
+                };
+                self.bind(bind.exchange.as_str(), binding)?;
+                self.reply(id, channel, bind.nowait, || qu::AMQPMethod::BindOk(qu::BindOk {}));
+                Ok(())
+            }
+            qu::AMQPMethod::Unbind(unbind) => {
+                self.logs.add(id, channel, "queue.unbind", unbind.queue.as_str());
+                let queue = self.accessible_queue(id, channel, unbind.queue.as_str())?;
+                let binding = Binding {
+                    destination: Destination::Queue(queue),
+                    key: unbind.routing_key.as_str().to_owned(),
+                    arguments: unbind.arguments,
+                };
+                self.unbind(unbind.exchange.as_str(), &binding)?;
+                self.reply(id, channel, false, || qu::AMQPMethod::UnbindOk(qu::UnbindOk {}));
+                Ok(())
+            }
+            qu::AMQPMethod::Purge(purge) => {
+                self.logs.add(id, channel, "queue.purge", purge.queue.as_str());
+                let queue = self.accessible_queue(id, channel, purge.queue.as_str())?;
+                let message_count = self.purge_queue_id(queue);
+                self.reply(id, channel, purge.nowait, || {
+                    qu::AMQPMethod::PurgeOk(qu::PurgeOk { message_count })
+                });
+                Ok(())
+            }
+            qu::AMQPMethod::Delete(delete) => {
+                self.logs.add(id, channel, "queue.delete", delete.queue.as_str());
+                let message_count = self.delete_queue_method(id, channel, &delete)?;
+                self.reply(id, channel, delete.nowait, || {
+                    qu::AMQPMethod::DeleteOk(qu::DeleteOk { message_count })
+                });
+                Ok(())
+            }
+            _ => Err(Refusal::connection(503, "a server's method")),
+        }
+    }
+
+    fn reply(
+        &mut self,
+        id: ConnId,
+        channel: u16,
+        nowait: bool,
+        method: impl FnOnce() -> qu::AMQPMethod,
+    ) {
+        if !nowait {
+            self.send(id, channel, &AMQPClass::Queue(method()));
+        }
+    }
+
+    fn queue_declare(
+        &mut self,
+        id: ConnId,
+        channel: u16,
+        declare: &qu::Declare,
+    ) -> Result<(), Refusal> {
+        let name = declare.queue.as_str();
+        let log = if declare.passive { "queue.declare-passive" } else { "queue.declare" };
+        self.logs.add(id, channel, log, name);
+        let queue = if name.is_empty() && !declare.passive {
+            let name = self.generated("amq.gen-");
+            self.create_queue(id, &name, declare)?
+        } else if declare.passive {
+            self.accessible_queue(id, channel, name)?
+        } else if self.queue_names.contains_key(name) {
+            let queue = self.accessible_queue(id, channel, name)?;
+            self.check_equivalent_queue(queue, declare)?;
+            queue
+        } else if name.starts_with("amq.") {
+            return Err(Refusal::channel(
+                403,
+                format!("queue name '{name}' contains reserved prefix 'amq.*'"),
+            ));
+        } else {
+            self.create_queue(id, name, declare)?
+        };
+        let Some(queue) = self.queues.get(&queue) else { return Ok(()) };
+        let name = queue.name.clone();
+        let ok = qu::DeclareOk {
+            queue: short(&name).into(),
+            message_count: u32::try_from(queue.ready.len()).unwrap_or(u32::MAX),
+            consumer_count: u32::try_from(queue.consumers.len()).unwrap_or(u32::MAX),
+        };
+        if let Some(open) = self.channel_mut(id, channel) {
+            open.last_queue = name;
+        }
+        self.reply(id, channel, declare.nowait, || qu::AMQPMethod::DeclareOk(ok));
+        Ok(())
+    }
+
+    fn create_queue(
+        &mut self,
+        id: ConnId,
+        name: &str,
+        declare: &qu::Declare,
+    ) -> Result<QueueId, Refusal> {
+        let limits = Limits::from_arguments(&declare.arguments).map_err(|argument| {
+            Refusal::channel(
+                406,
+                format!("invalid arg '{argument}' for queue '{name}' in vhost '/'"),
+            )
+        })?;
+        let kind = declare.arguments.inner().get("x-queue-type").map(text);
+        let known = matches!(
+            kind.as_ref().map(Option::as_deref),
+            None | Some(Some("classic" | "quorum" | "stream"))
+        );
+        if !known && self.settings.personality.is_rabbitmq() {
+            return Err(Refusal::channel(
+                406,
+                format!("invalid arg 'x-queue-type' for queue '{name}' in vhost '/'"),
+            ));
+        }
+        let queue_id = QueueId(self.next_queue);
+        self.next_queue += 1;
+        let name: Arc<str> = Arc::from(name);
+        let mut queue =
+            Queue::new(name.clone(), declare.durable, limits, declare.arguments.clone());
+        queue.auto_delete = declare.auto_delete;
+        queue.exclusive = declare.exclusive.then_some(id);
+        self.queues.insert(queue_id, queue);
+        self.queue_names.insert(name, queue_id);
+        Ok(queue_id)
+    }
+
+    fn check_equivalent_queue(&self, queue: QueueId, declare: &qu::Declare) -> Result<(), Refusal> {
+        let Some(queue) = self.queues.get(&queue) else { return Ok(()) };
+        let of = format!("queue '{}' in vhost '/'", queue.name);
+        equal("durable", &of, declare.durable, queue.durable)?;
+        equal("auto_delete", &of, declare.auto_delete, queue.auto_delete)?;
+        if declare.exclusive != queue.exclusive.is_some() {
+            return Err(locked(&queue.name));
+        }
+        equal_arguments(&of, &declare.arguments, &queue.arguments)
+    }
+
+    /// The queue of this name (empty: the one this channel declared last), if the connection may use it.
+    pub(super) fn accessible_queue(
+        &mut self,
+        id: ConnId,
+        channel: u16,
+        name: &str,
+    ) -> Result<QueueId, Refusal> {
+        let last = match self.channel_mut(id, channel) {
+            Some(open) if name.is_empty() => open.last_queue.clone(),
+            _ => Arc::from(""),
+        };
+        let name = if name.is_empty() { &*last } else { name };
+        let missing = || Refusal::channel(404, format!("no queue '{name}' in vhost '/'"));
+        let queue_id = self.queue_names.get(name).copied().ok_or_else(missing)?;
+        let owner = self.queues.get(&queue_id).and_then(|queue| queue.exclusive);
+        if owner.is_some_and(|owner| owner != id) {
+            return Err(locked(name));
+        }
+        Ok(queue_id)
+    }
+
+    fn delete_queue_method(
+        &mut self,
+        id: ConnId,
+        channel: u16,
+        delete: &qu::Delete,
+    ) -> Result<u32, Refusal> {
+        let name = delete.queue.as_str();
+        // Deleting what does not exist succeeds on both brokers.
+        if !name.is_empty() && !self.queue_names.contains_key(name) {
+            return Ok(0);
+        }
+        let queue_id = self.accessible_queue(id, channel, name)?;
+        let Some(queue) = self.queues.get(&queue_id) else { return Ok(0) };
+        if delete.if_unused && !queue.consumers.is_empty() {
+            return Err(Refusal::channel(406, format!("queue '{name}' in vhost '/' in use")));
+        }
+        if delete.if_empty && !queue.ready.is_empty() {
+            return Err(Refusal::channel(406, format!("queue '{name}' in vhost '/' not empty")));
+        }
+        Ok(self.delete_queue_id(queue_id))
+    }
+
+    /// Deletes a queue and its bindings, and cancels its consumers; how many messages were ready.
+    pub(super) fn delete_queue_id(&mut self, id: QueueId) -> u32 {
+        let Some(queue) = self.queues.remove(&id) else { return 0 };
+        self.queue_names.remove(&queue.name);
+        self.dirty.remove(&id);
+        self.remove_bindings_to(&Destination::Queue(id));
+        self.cancel_consumers(queue.consumers);
+        u32::try_from(queue.ready.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn purge_queue_id(&mut self, id: QueueId) -> u32 {
+        self.queues.get_mut(&id).map_or(0, |queue| {
+            let count = u32::try_from(queue.ready.len()).unwrap_or(u32::MAX);
+            queue.ready.clear();
+            count
+        })
+    }
+
+    pub(super) fn exchange_method(
+        &mut self,
+        id: ConnId,
+        channel: u16,
+        method: ex::AMQPMethod,
+    ) -> Result<(), Refusal> {
+        let (nowait, reply) = match method {
+            ex::AMQPMethod::Declare(declare) => {
+                self.logs.add(id, channel, "exchange.declare", declare.exchange.as_str());
+                let nowait = declare.nowait;
+                self.declare_exchange(declare)?;
+                (nowait, ex::AMQPMethod::DeclareOk(ex::DeclareOk {}))
+            }
+            ex::AMQPMethod::Delete(delete) => {
+                self.logs.add(id, channel, "exchange.delete", delete.exchange.as_str());
+                self.delete_exchange(delete.exchange.as_str(), delete.if_unused)?;
+                (delete.nowait, ex::AMQPMethod::DeleteOk(ex::DeleteOk {}))
+            }
+            ex::AMQPMethod::Bind(bind) => {
+                self.logs.add(id, channel, "exchange.bind", bind.destination.as_str());
+                let destination = self.existing_exchange(bind.destination.as_str())?;
+                let key = bind.routing_key.as_str().to_owned();
+                let binding = Binding { destination, key, arguments: bind.arguments };
+                self.bind(bind.source.as_str(), binding)?;
+                (bind.nowait, ex::AMQPMethod::BindOk(ex::BindOk {}))
+            }
+            ex::AMQPMethod::Unbind(unbind) => {
+                self.logs.add(id, channel, "exchange.unbind", unbind.destination.as_str());
+                let destination = self.existing_exchange(unbind.destination.as_str())?;
+                let key = unbind.routing_key.as_str().to_owned();
+                let binding = Binding { destination, key, arguments: unbind.arguments };
+                self.unbind(unbind.source.as_str(), &binding)?;
+                (unbind.nowait, ex::AMQPMethod::UnbindOk(ex::UnbindOk {}))
+            }
+            _ => return Err(Refusal::connection(503, "a server's method")),
+        };
+        if !nowait {
+            self.send(id, channel, &AMQPClass::Exchange(reply));
+        }
+        Ok(())
+    }
+
+    fn declare_exchange(&mut self, declare: ex::Declare) -> Result<(), Refusal> {
+        let name = declare.exchange.as_str();
+        if declare.passive && name.is_empty() {
+            return Ok(());
+        }
+        if name.is_empty() {
+            return Err(default_exchange());
+        }
+        let Some(existing) = self.exchanges.get(name) else {
+            if declare.passive {
+                return Err(no_exchange(name));
+            }
+            let kind = self.kind(&declare.kind)?;
+            if name.starts_with("amq.") {
+                return Err(Refusal::channel(
+                    403,
+                    format!("exchange name '{name}' contains reserved prefix 'amq.*'"),
+                ));
+            }
+            let exchange = Exchange {
+                kind,
+                durable: declare.durable,
+                auto_delete: declare.auto_delete,
+                internal: declare.internal,
+                arguments: declare.arguments,
+                bindings: Vec::new(),
+            };
+            self.exchanges.insert(Arc::from(name), exchange);
+            return Ok(());
+        };
+        if declare.passive {
+            return Ok(());
+        }
+        let kind = self.kind(&declare.kind)?;
+        let of = format!("exchange '{name}' in vhost '/'");
+        if kind != existing.kind {
+            return Err(inequivalent("type", &of, kind.name(), existing.kind.name()));
+        }
+        equal("durable", &of, declare.durable, existing.durable)?;
+        equal("auto_delete", &of, declare.auto_delete, existing.auto_delete)?;
+        equal("internal", &of, declare.internal, existing.internal)?;
+        equal_arguments(&of, &declare.arguments, &existing.arguments)
+    }
+
+    fn kind(&self, name: &ShortString) -> Result<Kind, Refusal> {
+        Kind::from_name(name.as_str()).ok_or_else(|| {
+            if self.settings.personality.is_rabbitmq() {
+                Refusal::connection(503, format!("unknown exchange type '{name}'"))
+            } else {
+                Refusal::channel(406, format!("unknown exchange type '{name}'"))
+            }
+        })
+    }
+
+    fn delete_exchange(&mut self, name: &str, if_unused: bool) -> Result<(), Refusal> {
+        if name.is_empty() {
+            return Err(default_exchange());
+        }
+        if name.starts_with("amq.") {
+            return Err(Refusal::channel(
+                403,
+                format!("operation not permitted on exchange '{name}' in vhost '/'"),
+            ));
+        }
+        if if_unused && self.exchanges.get(name).is_some_and(|found| !found.bindings.is_empty()) {
+            return Err(Refusal::channel(406, format!("exchange '{name}' in vhost '/' in use")));
+        }
+        if let Some((name, _)) = self.exchanges.remove_entry(name) {
+            self.remove_bindings_to(&Destination::Exchange(name));
+        }
+        Ok(())
+    }
+
+    fn existing_exchange(&self, name: &str) -> Result<Destination, Refusal> {
+        if name.is_empty() {
+            return Err(default_exchange());
+        }
+        let (name, _) = self.exchanges.get_key_value(name).ok_or_else(|| no_exchange(name))?;
+        Ok(Destination::Exchange(name.clone()))
+    }
+
+    fn bind(&mut self, source: &str, binding: Binding) -> Result<(), Refusal> {
+        if source.is_empty() {
+            return Err(default_exchange());
+        }
+        let exchange = self.exchanges.get_mut(source).ok_or_else(|| no_exchange(source))?;
+        if !exchange.bindings.contains(&binding) {
+            exchange.bindings.push(binding);
+        }
+        Ok(())
+    }
+
+    fn unbind(&mut self, source: &str, binding: &Binding) -> Result<(), Refusal> {
+        if source.is_empty() {
+            return Err(default_exchange());
+        }
+        let exchange = self.exchanges.get_mut(source).ok_or_else(|| no_exchange(source))?;
+        let before = exchange.bindings.len();
+        exchange.bindings.retain(|other| other != binding);
+        let was_last = before > 0 && exchange.bindings.is_empty();
+        if was_last && exchange.auto_delete {
+            self.delete_exchange(source, false)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is bound to something that is gone, and then auto-delete exchanges without bindings.
+    pub(super) fn remove_bindings_to(&mut self, destination: &Destination) {
+        let mut unused = Vec::new();
+        for (name, exchange) in &mut self.exchanges {
+            let before = exchange.bindings.len();
+            exchange.bindings.retain(|binding| binding.destination != *destination);
+            if exchange.auto_delete && before > 0 && exchange.bindings.is_empty() {
+                unused.push(name.clone());
+            }
+        }
+        // A chain of auto-delete exchanges ends: each turn removes one from the map.
+        for name in unused {
+            if self.exchanges.remove(&name).is_some() {
+                self.remove_bindings_to(&Destination::Exchange(name));
+            }
+        }
+    }
+
+    /// A name that was not there before.
+    pub(super) fn generated(&mut self, prefix: &str) -> String {
+        format!("{prefix}{:016x}{:06x}", self.random.next(), self.random.below(1 << 24))
+    }
+}
+
+fn equal(argument: &str, of: &str, received: bool, current: bool) -> Result<(), Refusal> {
+    if received == current {
+        return Ok(());
+    }
+    Err(inequivalent(argument, of, &received.to_string(), &current.to_string()))
+}
+
+fn equal_arguments(of: &str, received: &FieldTable, current: &FieldTable) -> Result<(), Refusal> {
+    let names = received.inner().keys().chain(current.inner().keys());
+    for name in names {
+        let (received, current) =
+            (received.inner().get(name.as_str()), current.inner().get(name.as_str()));
+        if received != current {
+            let show = |value: Option<_>| value.map_or("none".to_owned(), |v| format!("{v:?}"));
+            return Err(inequivalent(name.as_str(), of, &show(received), &show(current)));
+        }
+    }
+    Ok(())
+}
+
+fn inequivalent(argument: &str, of: &str, received: &str, current: &str) -> Refusal {
+    Refusal::channel(
+        406,
+        format!(
+            "inequivalent arg '{argument}' for {of}: received '{received}' but current is \
+             '{current}'"
+        ),
+    )
+}
+
+fn no_exchange(name: &str) -> Refusal {
+    Refusal::channel(404, format!("no exchange '{name}' in vhost '/'"))
+}
+
+fn default_exchange() -> Refusal {
+    Refusal::channel(403, "operation not permitted on the default exchange")
+}
+
+fn locked(name: &str) -> Refusal {
+    Refusal::channel(
+        405,
+        format!(
+            "cannot obtain exclusive access to locked queue '{name}' in vhost '/'. It could be \
+             originally declared on another connection or the exclusive property value does not match \
+             that of the original declaration."
+        ),
+    )
+}

@@ -1,0 +1,214 @@
+//! Queues and the messages in them.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use amq_protocol::types::{AMQPValue, FieldTable};
+use bytes::Bytes;
+use lavinmq_core::time::Time;
+
+use super::{ConnId, channel::ConsumerId};
+
+/// A queue, for as long as the state lives: a queue declared again under the same name is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct QueueId(pub(crate) u64);
+
+/// A message as it was published; queues share it.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) exchange: Arc<str>,
+    pub(super) routing_key: Arc<str>,
+    /// The properties as they came, to be delivered unchanged.
+    pub(super) properties: Bytes,
+    pub(super) body: Bytes,
+    pub(super) persistent: bool,
+    /// The property `expiration`.
+    pub(super) expiration: Option<Duration>,
+}
+
+/// A message's place in one queue.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// Order within the queue; a requeued message goes back to its place.
+    pub(super) position: u64,
+    pub(super) content: Arc<Content>,
+    pub(super) redelivered: bool,
+    pub(super) expires: Option<Time>,
+}
+
+/// What happens to a publish that finds the queue full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overflow {
+    DropHead,
+    RejectPublish,
+}
+
+/// What the queue's arguments say, as far as this broker knows them.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    pub(super) max_length: Option<u64>,
+    pub(super) overflow: Overflow,
+    pub(super) message_ttl: Option<Duration>,
+}
+
+impl Limits {
+    pub(super) const NONE: Self =
+        Self { max_length: None, overflow: Overflow::DropHead, message_ttl: None };
+
+    /// Reads the arguments, or says which one has no sensible value.
+    pub(super) fn from_arguments(arguments: &FieldTable) -> Result<Self, &'static str> {
+        let number = |name: &'static str| match arguments.inner().get(name) {
+            None => Ok(None),
+            Some(value) => integer(value).map(Some).ok_or(name),
+        };
+        let overflow = match arguments.inner().get("x-overflow") {
+            None => Overflow::DropHead,
+            Some(value) => match text(value).as_deref() {
+                Some("drop-head") => Overflow::DropHead,
+                Some("reject-publish" | "reject-publish-dlx") => Overflow::RejectPublish,
+                _ => return Err("x-overflow"),
+            },
+        };
+        Ok(Self {
+            max_length: number("x-max-length")?,
+            overflow,
+            message_ttl: number("x-message-ttl")?.map(Duration::from_millis),
+        })
+    }
+}
+
+/// A field that holds a non-negative integer of any width.
+fn integer(value: &AMQPValue) -> Option<u64> {
+    match value {
+        AMQPValue::ShortShortInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::ShortShortUInt(n) => Some((*n).into()),
+        AMQPValue::ShortInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::ShortUInt(n) => Some((*n).into()),
+        AMQPValue::LongInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::LongUInt(n) => Some((*n).into()),
+        AMQPValue::LongLongInt(n) => u64::try_from(*n).ok(),
+        _ => None,
+    }
+}
+
+/// A field that holds text.
+pub(super) fn text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+/// Where a consumer of a queue is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ConsumerPlace {
+    pub(super) connection: ConnId,
+    pub(super) channel: u16,
+    pub(super) id: ConsumerId,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) name: Arc<str>,
+    pub(super) durable: bool,
+    /// The connection that it belongs to.
+    pub(super) exclusive: Option<ConnId>,
+    pub(super) auto_delete: bool,
+    pub(super) arguments: FieldTable,
+    pub(super) limits: Limits,
+    /// By position.
+    pub(super) ready: VecDeque<Entry>,
+    next_position: u64,
+    pub(super) consumers: Vec<ConsumerPlace>,
+    /// The consumer whose turn it is, as an index.
+    pub(super) turn: usize,
+    pub(super) exclusive_consumer: bool,
+}
+
+impl Queue {
+    pub(super) fn new(
+        name: Arc<str>,
+        durable: bool,
+        limits: Limits,
+        arguments: FieldTable,
+    ) -> Self {
+        Self {
+            name,
+            durable,
+            exclusive: None,
+            auto_delete: false,
+            arguments,
+            limits,
+            ready: VecDeque::new(),
+            next_position: 0,
+            consumers: Vec::new(),
+            turn: 0,
+            exclusive_consumer: false,
+        }
+    }
+
+    /// Whether the queue refuses one more message.
+    pub(super) fn refuses(&self) -> bool {
+        self.limits.overflow == Overflow::RejectPublish && self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        self.limits.max_length.is_some_and(|max| self.ready_count() >= max)
+    }
+
+    pub(super) fn ready_count(&self) -> u64 {
+        u64::try_from(self.ready.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Adds a message at the end. The queue may then be over its length: see [`Self::trim`].
+    pub(super) fn push(&mut self, content: Arc<Content>, now: Time) {
+        let ttl = match (self.limits.message_ttl, content.expiration) {
+            (Some(queue), Some(message)) => Some(queue.min(message)),
+            (queue, message) => queue.or(message),
+        };
+        self.ready.push_back(Entry {
+            position: self.next_position,
+            content,
+            redelivered: false,
+            expires: ttl.map(|ttl| now + ttl),
+        });
+        self.next_position += 1;
+    }
+
+    /// Drops what is over the length limit from the head; how many that were.
+    pub(super) fn trim(&mut self) -> u64 {
+        let mut dropped = 0;
+        while self.limits.max_length.is_some_and(|max| self.ready_count() > max) {
+            self.ready.pop_front();
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Puts a delivered message back into its place.
+    pub(super) fn requeue(&mut self, mut entry: Entry) {
+        entry.redelivered = true;
+        match self.ready.front() {
+            Some(front) if front.position < entry.position => {
+                let at = self.ready.partition_point(|other| other.position < entry.position);
+                self.ready.insert(at, entry);
+            }
+            _ => self.ready.push_front(entry),
+        }
+    }
+
+    /// Drops what expired at the head (as RabbitMQ, which looks no further); how many that were.
+    pub(super) fn expire(&mut self, now: Time) -> u64 {
+        let mut dropped = 0;
+        while self.ready.front().is_some_and(|e| e.expires.is_some_and(|at| at <= now)) {
+            self.ready.pop_front();
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// When the message at the head expires.
+    pub(super) fn next_expiry(&self) -> Option<Time> {
+        self.ready.front().and_then(|entry| entry.expires)
+    }
+}
