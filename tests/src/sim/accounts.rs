@@ -499,12 +499,7 @@ impl Accounts {
     }
 
     /// Every source tells the same of every message, and their sums are the stats.
-    fn check_outcomes(
-        &mut self,
-        index: usize,
-        stats: Option<&ProducerStats>,
-        scenario: &Scenario,
-    ) {
+    fn check_outcomes(&mut self, index: usize, stats: Option<&ProducerStats>, scenario: &Scenario) {
         let plan = &scenario.producers[index];
         let confirm = plan.mode == PublishMode::Confirm;
         let mut heard = ProducerStats::default();
@@ -623,7 +618,8 @@ impl Accounts {
                 wrong.push(format!("{id}: fire-and-forget, and {} copies", copies.len()));
             }
             // A copy without x-attempt is the first that was possibly whole; numbers grow.
-            let mut attempts: Vec<_> = copies.iter().map(|copy| copy.attempt.unwrap_or(1)).collect();
+            let mut attempts: Vec<_> =
+                copies.iter().map(|copy| copy.attempt.unwrap_or(1)).collect();
             attempts.sort_unstable();
             if attempts.windows(2).any(|pair| pair[0] == pair[1]) {
                 wrong.push(format!("{id}: two copies of one attempt: {copies:?}"));
@@ -710,7 +706,8 @@ impl Accounts {
             }
             for pair in handed.windows(2) {
                 let (before, after) = (&pair[0], &pair[1]);
-                let may_return = !matches!(before.treatment, Some(Treatment::Ack | Treatment::Reject));
+                let may_return =
+                    !matches!(before.treatment, Some(Treatment::Ack | Treatment::Reject));
                 let lost = self.losses.iter().any(|at| *at >= before.at && *at <= after.at);
                 if !may_return && !lost {
                     wrong.push(format!(

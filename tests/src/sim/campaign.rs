@@ -49,7 +49,8 @@ pub fn replay(seed: u64) -> String {
 
 /// The commit that this is, as far as git knows.
 fn commit() -> String {
-    let asked = std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
+    let asked =
+        std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
     match asked {
         Ok(output) if output.status.success() => {
             String::from_utf8_lossy(&output.stdout).trim().to_owned()
@@ -167,10 +168,7 @@ pub fn run_many(
                     if failed && failures.fetch_add(1, Ordering::Relaxed) >= 9 {
                         stop.store(true, Ordering::Relaxed);
                     }
-                    summary
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .add(seed, exact, ticks);
+                    summary.lock().unwrap_or_else(PoisonError::into_inner).add(seed, exact, ticks);
                 }
             });
         }

@@ -72,6 +72,8 @@ pub struct ProducerPlan {
     pub target: Target,
     /// The ring.
     pub buffer_size: usize,
+    /// The ring, in bytes.
+    pub buffer_bytes: usize,
     /// The window.
     pub max_in_flight: usize,
     /// What when full.
@@ -82,6 +84,8 @@ pub struct ProducerPlan {
     pub publish_timeout: Option<Duration>,
     /// How long a message may wait.
     pub ttl: Option<Duration>,
+    /// How long a confirm may take.
+    pub confirm_timeout: Option<Duration>,
     /// Whether confirmed messages are reported by a hook.
     pub hears_confirms: bool,
     /// One hook call in so many panics; 0: none.
@@ -159,6 +163,8 @@ pub struct ConsumerPlan {
     pub no_ack: bool,
     /// Out of 64 deliveries, those that are: requeued, rejected, held, dropped, settled through.
     pub habits: Habits,
+    /// The delay before a forgotten delivery is requeued.
+    pub requeue_delay: Duration,
     /// Closed at this time, and opened again after a second.
     pub reopens_at: Option<Duration>,
 }
@@ -361,14 +367,18 @@ fn draw_producers(
                 BufferPolicy::Error,
                 BufferPolicy::DropOldest,
             ]);
-            let millis = |random: &mut Random, low, high| {
-                Duration::from_millis(random.range(low, high))
-            };
+            let millis =
+                |random: &mut Random, low, high| Duration::from_millis(random.range(low, high));
             let tasks = if random.chance(1, 4) { 2 } else { 1 };
             let mut plan = ProducerPlan {
                 mode,
                 target,
                 buffer_size: if small_ring { random.range(1, 16) as usize } else { 1000 },
+                buffer_bytes: if random.chance(1, 6) {
+                    random.range(50, 10_000) as usize
+                } else {
+                    64 << 20
+                },
                 max_in_flight: if small_window { random.range(1, 4) as usize } else { 1000 },
                 policy,
                 when_offline: if random.chance(1, 6) {
@@ -378,6 +388,7 @@ fn draw_producers(
                 },
                 publish_timeout: random.chance(1, 6).then(|| millis(random, 1, 2000)),
                 ttl: random.chance(1, 8).then(|| millis(random, 1, 3000)),
+                confirm_timeout: random.chance(1, 8).then(|| millis(random, 300, 5000)),
                 hears_confirms: random.chance(2, 3),
                 hook_panics_every: if random.chance(1, 8) { random.range(1, 50) } else { 0 },
                 tasks: Vec::new(),
@@ -385,7 +396,8 @@ fn draw_producers(
             if plan.target == Target::MissingExchange {
                 plan.max_in_flight = plan.max_in_flight.min(8);
             }
-            plan.tasks = (0..tasks).map(|_| draw_publishes(random, &plan, tasks, heals_at)).collect();
+            plan.tasks =
+                (0..tasks).map(|_| draw_publishes(random, &plan, tasks, heals_at)).collect();
             plan
         })
         .collect()
@@ -466,6 +478,7 @@ fn draw_consumers(
                 prefetch: random.pick(&[1, 2, 3, 100]),
                 no_ack: random.chance(1, 8),
                 habits,
+                requeue_delay: Duration::from_millis(random.pick(&[0, 1, 100])),
                 reopens_at: random
                     .chance(1, 6)
                     .then(|| heals_at * random.range(10, 90) as u32 / 100),

@@ -35,9 +35,7 @@ use super::{
     network::Network,
     random::Random,
     runtime::SimRuntime,
-    scenario::{
-        ConsumerPlan, EndingPlan, Fault, PublishOp, ReceiptPlan, Scenario, Target,
-    },
+    scenario::{ConsumerPlan, EndingPlan, Fault, PublishOp, ReceiptPlan, Scenario, Target},
     trace::Trace,
 };
 
@@ -74,7 +72,8 @@ impl Outcome {
     #[must_use]
     pub fn cuts(&self) -> u64 {
         let is_cut = |name: &str| {
-            name.starts_with("cut-") || matches!(name, "end-eof" | "end-reset" | "silence" | "crash")
+            name.starts_with("cut-")
+                || matches!(name, "end-eof" | "end-reset" | "silence" | "crash")
         };
         self.counters.iter().filter(|(name, _)| is_cut(name)).map(|(_, n)| n).sum()
     }
@@ -200,8 +199,7 @@ impl World {
         let broker = BrokerState::with_settings(settings, root.split("broker").bits());
         let host =
             Host::start(broker, network.clone(), &handle, accounts.clone(), root.split("host"));
-        let runtime =
-            SimRuntime::new(handle.clone(), network.clone(), root.split("runtime"), tick);
+        let runtime = SimRuntime::new(handle.clone(), network.clone(), root.split("runtime"), tick);
         let producers = scenario.producers.len();
         let shared = Arc::new(Shared {
             scenario,
@@ -312,7 +310,8 @@ impl Shared {
             // With the last handle the stats are gone.
             EndingPlan::Dropped => books.check_end(scenario, None),
             EndingPlan::Calm | EndingPlan::Abrupt => {
-                let stats: Vec<_> = handles.stats.iter().map(|stats| stats.unwrap_or_default()).collect();
+                let stats: Vec<_> =
+                    handles.stats.iter().map(|stats| stats.unwrap_or_default()).collect();
                 let sum = handles.sum.unwrap_or_default();
                 books.check_end(scenario, Some((&stats, &sum)));
             }
@@ -379,7 +378,8 @@ impl Shared {
             self.handle.spawn(format!("producer {index}"), self.clone().produce(index));
         }
         for (index, plan) in self.scenario.consumers.iter().enumerate() {
-            self.handle.spawn(format!("consumer {index}"), self.clone().consume(index, plan.clone()));
+            self.handle
+                .spawn(format!("consumer {index}"), self.clone().consume(index, plan.clone()));
         }
         self.handle.sleep_until(Time::ZERO + self.scenario.heals_at).await;
         match self.scenario.ending {
@@ -433,9 +433,9 @@ impl Shared {
                 producer.flush().await;
             }
         }
-        let consumed = |queue: &str| self.host.with(|broker, _| {
-            broker.queue_depth(queue) + broker.unacked(queue) == 0
-        });
+        let consumed = |queue: &str| {
+            self.host.with(|broker, _| broker.queue_depth(queue) + broker.unacked(queue) == 0)
+        };
         while !self.scenario.queues.iter().all(|queue| consumed(&queue.name)) {
             self.handle.sleep(Duration::from_millis(20)).await;
         }
@@ -477,6 +477,7 @@ impl Shared {
         drop(client);
         let mut builder = builder
             .buffer_size(plan.buffer_size)
+            .buffer_bytes(plan.buffer_bytes)
             .buffer_policy(plan.policy)
             .when_offline(plan.when_offline);
         if let Some(timeout) = plan.publish_timeout {
@@ -502,6 +503,9 @@ impl Shared {
         match plan.mode {
             PublishMode::Confirm => {
                 let mut builder = builder.confirm().max_in_flight(plan.max_in_flight);
+                if let Some(timeout) = plan.confirm_timeout {
+                    builder = builder.confirm_timeout(timeout);
+                }
                 if plan.hears_confirms {
                     builder = builder.on_confirm(hook());
                 }
@@ -572,7 +576,12 @@ impl Shared {
                     Either::Right(()) => false,
                 }
             } else {
-                match race(builder.prefetch(plan.prefetch).open(), self.stop.wait()).await {
+                match race(
+                    builder.prefetch(plan.prefetch).requeue_delay(plan.requeue_delay).open(),
+                    self.stop.wait(),
+                )
+                .await
+                {
                     Either::Left(Ok(consumer)) => {
                         self.settle_all(index, &plan, &mut random, consumer, until).await
                     }
@@ -601,7 +610,12 @@ impl Shared {
     }
 
     /// A no-ack consumer; whether it is to be opened again.
-    async fn receive(&self, index: usize, mut consumer: Consumer<NoAck>, until: Option<Time>) -> bool {
+    async fn receive(
+        &self,
+        index: usize,
+        mut consumer: Consumer<NoAck>,
+        until: Option<Time>,
+    ) -> bool {
         loop {
             let stop = race(self.until(until), self.stop.wait());
             match race(consumer.next(), stop).await {
@@ -611,8 +625,7 @@ impl Shared {
                     self.handle.event(format_args!("consumer {index} gets {id:?}"));
                     match id {
                         Some(id) => {
-                            let place =
-                                self.books().handed(id, now, index, received.redelivered());
+                            let place = self.books().handed(id, now, index, received.redelivered());
                             self.books().treated(place, Treatment::Ack);
                         }
                         None => self.books().violation("a delivery that nobody published"),
@@ -640,7 +653,11 @@ impl Shared {
         false
     }
 
-    async fn close(&self, index: usize, close: impl Future<Output = lavinmq_core::session::Report>) {
+    async fn close(
+        &self,
+        index: usize,
+        close: impl Future<Output = lavinmq_core::session::Report>,
+    ) {
         match race(close, self.stop.wait()).await {
             Either::Left(report) => {
                 self.handle.event(format_args!("consumer {index} closed: {report:?}"));
@@ -713,7 +730,8 @@ impl Shared {
             let pause = Duration::from_millis(random.below(3000));
             let (_, acker) = delivery.into_parts();
             self.handle.spawn(format!("holder of {id}"), async move {
-                race(race(shared.handle.sleep(pause), shared.healed.wait()), shared.stop.wait()).await;
+                race(race(shared.handle.sleep(pause), shared.healed.wait()), shared.stop.wait())
+                    .await;
                 let settle = acker.ack();
                 shared.handle.event(format_args!("acks {id} late: {settle:?}"));
                 if settle == Settle::Queued {
@@ -776,9 +794,11 @@ impl Shared {
                 handle.count(if kill { "crash" } else { "restart" });
                 self.network.refuse_until(now + down);
                 self.books().loss(now);
-                self.host.with(|broker, now| {
-                    if kill { broker.crash(now) } else { broker.restart(now) }
-                });
+                self.host.with(
+                    |broker, now| {
+                        if kill { broker.crash(now) } else { broker.restart(now) }
+                    },
+                );
             }
             Fault::Block(down) => {
                 handle.count("block");
@@ -789,7 +809,8 @@ impl Shared {
             }
             Fault::CloseConnections => {
                 handle.count("close-connections");
-                self.host.with(|broker, now| broker.close_connections(320, "CONNECTION_FORCED", now));
+                self.host
+                    .with(|broker, now| broker.close_connections(320, "CONNECTION_FORCED", now));
             }
             Fault::DeleteQueue(queue) => {
                 handle.count("delete-queue");
@@ -810,10 +831,20 @@ impl Shared {
                     let open: Vec<_> = broker
                         .connections()
                         .iter()
-                        .flat_map(|info| broker.channels(info.id).into_iter().map(|ch| (info.id, ch)))
+                        .flat_map(|info| {
+                            broker.channels(info.id).into_iter().map(|ch| (info.id, ch))
+                        })
                         .collect();
                     for &(id, channel) in &open {
-                        broker.close_channel(id, channel, code, "by the simulator", class, method, now);
+                        broker.close_channel(
+                            id,
+                            channel,
+                            code,
+                            "by the simulator",
+                            class,
+                            method,
+                            now,
+                        );
                     }
                     open.len() as u64
                 });
