@@ -238,3 +238,51 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::time::Duration;
+
+    use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use lavinmq_testing::Personality;
+
+    use super::*;
+    use crate::sim::{
+        executor::{Executor, Step},
+        pipe::Conditions,
+        trace::Trace,
+    };
+
+    #[test]
+    fn a_client_gets_start_over_rough_pipes_and_its_loss_is_noticed() {
+        for seed in 0..20 {
+            let mut executor = Executor::new(Random::new(seed), Trace::default());
+            let handle = executor.handle().clone();
+            let conditions = Conditions {
+                chunk: 1 + seed as usize,
+                capacity: 10,
+                latency: Duration::from_millis(2),
+                spurious: 8,
+                buffers: seed % 2 == 0,
+            };
+            let network = Network::new(&handle, Random::new(seed), conditions);
+            let broker = BrokerState::new(Personality::RabbitMq, seed);
+            let accounts = Arc::new(Mutex::new(Accounts::new(0)));
+            let host =
+                Host::start(broker, network.clone(), &handle, accounts, Random::new(seed));
+            handle.spawn("client", async move {
+                let mut io = network.dial().await.unwrap();
+                io.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
+                io.flush().await.unwrap();
+                let mut frame = [0; 11];
+                io.read_exact(&mut frame).await.unwrap();
+                assert_eq!((frame[0], &frame[7..]), (1, &[0, 10, 0, 10][..]));
+            });
+            while executor.step() != Step::Quiet {}
+            assert!(executor.is_done());
+            assert_eq!(host.connections(), 0);
+        }
+    }
+}
