@@ -1,8 +1,9 @@
 //! A one-thread executor with a virtual clock, stricter than any real one.
 //!
 //! - A task is polled only if its waker fired; which of several is polled next is drawn.
-//! - Only the waker of a task's *latest* poll counts (that is all that `Future` promises), so a
-//!   future that keeps an old one hangs here.
+//! - In half of the worlds only the waker of a task's *latest* poll counts (that is all that `Future`
+//!   promises), so a future that keeps an old one hangs there. In the other half a task has one waker,
+//!   as with most executors, so that code which asks `will_wake` takes its other branch.
 //! - Time stands still while a task is polled, passes by a drawn microsecond or two between polls,
 //!   and jumps to the next timer when nothing is runnable.
 //! - When nothing is runnable and no timer is armed, the world is [`Quiet`](Step::Quiet): with work
@@ -29,6 +30,7 @@ pub struct Executor {
     handle: Handle,
     tasks: BTreeMap<u64, Task>,
     random: Random,
+    fresh_wakers: bool,
     polls: u64,
 }
 
@@ -37,6 +39,8 @@ struct Task {
     future: BoxTask,
     background: bool,
     polls: u64,
+    /// The only waker, if it has one only.
+    waker: Option<Waker>,
 }
 
 /// What one step of an [`Executor`] did.
@@ -71,7 +75,7 @@ struct Shared {
 impl Executor {
     /// An executor that draws from `random`.
     #[must_use]
-    pub fn new(random: Random, trace: Trace) -> Self {
+    pub fn new(mut random: Random, trace: Trace) -> Self {
         let shared = Shared {
             now: Time::ZERO,
             next_id: 0,
@@ -86,6 +90,7 @@ impl Executor {
         Self {
             handle: Handle(Arc::new(Mutex::new(shared))),
             tasks: BTreeMap::new(),
+            fresh_wakers: random.chance(1, 2),
             random,
             polls: 0,
         }
@@ -106,7 +111,17 @@ impl Executor {
         task.polls += 1;
         self.polls += 1;
         let name = task.name.clone();
-        let waker = Waker::from(Arc::new(TaskWaker { id, poll, handle: self.handle.clone() }));
+        let waker = match &task.waker {
+            Some(waker) => waker.clone(),
+            None => {
+                let handle = self.handle.clone();
+                let waker = Waker::from(Arc::new(TaskWaker { id, poll, handle }));
+                if !self.fresh_wakers {
+                    task.waker = Some(waker.clone());
+                }
+                waker
+            }
+        };
         let done = task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
         if done {
             let task = self.tasks.remove(&id);
@@ -130,7 +145,8 @@ impl Executor {
         }
         let at = self.random.index(shared.ready.len());
         let id = shared.ready.remove(at);
-        let poll = self.polls;
+        // One number for all polls: every waker is the latest.
+        let poll = if self.fresh_wakers { self.polls } else { 0 };
         shared.armed.insert(id, Some(poll));
         let Shared { trace, now, .. } = &mut *shared;
         if let Some(task) = self.tasks.get(&id) {
@@ -218,7 +234,7 @@ impl Handle {
         let mut shared = self.lock();
         let id = shared.next_id;
         shared.next_id += 1;
-        shared.spawned.push((id, Task { name, future, background, polls: 0 }));
+        shared.spawned.push((id, Task { name, future, background, polls: 0, waker: None }));
         shared.armed.insert(id, None);
         shared.ready.push(id);
     }
@@ -443,6 +459,7 @@ mod tests {
     #[test]
     fn a_stale_waker_does_not_count() {
         let mut executor = executor(1);
+        executor.fresh_wakers = true;
         let handle = executor.handle().clone();
         let mut kept: Option<Waker> = None;
         let mut polls = 0;
@@ -463,6 +480,26 @@ mod tests {
         run(&mut executor);
         assert_eq!(executor.waiting(), [("stale".into(), 2)]);
         assert_eq!(handle.stale_wakes(), 1);
+    }
+
+    #[test]
+    fn one_waker_for_all_polls_always_counts() {
+        let mut executor = executor(1);
+        executor.fresh_wakers = false;
+        let mut kept: Option<Waker> = None;
+        let mut polls = 0;
+        executor.handle().spawn(
+            "patient",
+            poll_fn(move |cx| {
+                polls += 1;
+                let waker = kept.get_or_insert_with(|| cx.waker().clone());
+                assert!(waker.will_wake(cx.waker()));
+                waker.wake_by_ref();
+                if polls < 5 { Poll::Pending } else { Poll::Ready(()) }
+            }),
+        );
+        run(&mut executor);
+        assert!(executor.is_done());
     }
 
     #[test]

@@ -270,8 +270,7 @@ mod tests {
             let network = Network::new(&handle, Random::new(seed), conditions);
             let broker = BrokerState::new(Personality::RabbitMq, seed);
             let accounts = Arc::new(Mutex::new(Accounts::new(0)));
-            let host =
-                Host::start(broker, network.clone(), &handle, accounts, Random::new(seed));
+            let host = Host::start(broker, network.clone(), &handle, accounts, Random::new(seed));
             handle.spawn("client", async move {
                 let mut io = network.dial().await.unwrap();
                 io.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
