@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Parser;
-use lavinmq_tests::sim::{campaign, scenario::Scenario, world};
+use lavinmq_tests::sim::{campaign, scenario::Scenario, shrink::shrink, world};
 
 /// Runs seeds of the simulator; exits with 1 if one of them violates the oracle.
 #[derive(Debug, Parser)]
@@ -23,6 +23,9 @@ struct Arguments {
     /// With `--seed`: print no events, only the result.
     #[arg(long)]
     quiet: bool,
+    /// With `--seed`: look for a smaller world that fails, too, and run that.
+    #[arg(long)]
+    shrink: bool,
     /// Run fresh seeds for so many minutes.
     #[arg(long)]
     minutes: Option<f64>,
@@ -34,14 +37,25 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.seed {
-        Some(seed) => one(seed, !arguments.quiet),
+        Some(seed) => one(seed, &arguments),
         None => many(&arguments),
     }
 }
 
 /// Runs one seed both ways. The last line is for another process that compares.
-fn one(seed: u64, print: bool) -> ExitCode {
-    let scenario = Scenario::draw(seed);
+fn one(seed: u64, arguments: &Arguments) -> ExitCode {
+    let print = !arguments.quiet;
+    let mut scenario = Scenario::draw(seed);
+    if arguments.shrink {
+        for tick in [None, Some(campaign::TICK)] {
+            if !world::run(&scenario, tick, false).violations.is_empty() {
+                let (smaller, runs) = shrink(&scenario, tick, 2000);
+                println!("shrunk in {runs} runs");
+                scenario = smaller;
+                break;
+            }
+        }
+    }
     if print {
         eprintln!("{scenario:#?}");
     }

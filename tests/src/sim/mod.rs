@@ -12,5 +12,6 @@ pub mod pipe;
 pub mod random;
 pub mod runtime;
 pub mod scenario;
+pub mod shrink;
 pub mod trace;
 pub mod world;
