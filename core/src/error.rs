@@ -130,6 +130,14 @@ pub enum Loss {
     /// The handshake was not finished in time.
     #[error("the AMQP handshake was not finished within {0:?}")]
     HandshakeTimedOut(Duration),
+    /// The broker did not answer a method.
+    #[error("the broker did not answer {method} within {after:?}")]
+    RpcTimedOut {
+        /// The method.
+        method: &'static str,
+        /// The deadline.
+        after: Duration,
+    },
     /// The broker closed the connection (`connection.close`).
     #[error("the broker closed the connection: {code} {text}")]
     Closed {

@@ -11,4 +11,5 @@ pub mod runtime;
 pub mod session;
 pub mod stats;
 pub mod time;
+pub mod uri;
 pub mod wire;

@@ -199,6 +199,15 @@ impl Transmit {
         }
     }
 
+    /// Overwrites what was written: it held a password.
+    pub(crate) fn wipe(&mut self) {
+        if self.pending() == 0 {
+            let capacity = self.tail.capacity();
+            self.tail.resize(capacity, 0);
+            self.tail.clear();
+        }
+    }
+
     /// Gives memory back while nothing is pending.
     pub(crate) fn shrink(&mut self) {
         if self.pending() == 0 {

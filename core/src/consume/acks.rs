@@ -1,1 +1,339 @@
+//! The ack tracker: what is outstanding on one consuming channel, and how settlements reach the wire.
 
+use std::collections::VecDeque;
+
+use crate::{
+    consume::Settlement,
+    wire::{put_ack, put_nack},
+};
+
+/// The state of one delivery tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tag {
+    /// Received, and not settled by the application.
+    Outstanding,
+    /// Requeued once its delay is over.
+    Delayed,
+    /// Settled by the application, not encoded.
+    Pending(Verdict),
+    /// Encoded.
+    Done,
+}
+
+/// A settlement as the wire knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Ack,
+    Requeue,
+    Reject,
+}
+
+/// How many deliveries were settled in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) acked: u64,
+    pub(crate) requeued: u64,
+    pub(crate) rejected: u64,
+}
+
+impl Settled {
+    fn count(&mut self, verdict: Verdict, by: u64) {
+        match verdict {
+            Verdict::Ack => self.acked += by,
+            Verdict::Requeue => self.requeued += by,
+            Verdict::Reject => self.rejected += by,
+        }
+    }
+
+    pub(crate) const fn total(&self) -> u64 {
+        self.acked + self.requeued + self.rejected
+    }
+}
+
+/// Tracks the tags of one channel from 1 on, without a gap: both brokers number them so.
+#[derive(Debug)]
+pub(crate) struct AckTracker {
+    tags: VecDeque<Tag>,
+    /// The tag of the front of `tags`.
+    base: u64,
+    /// Runs with pending settlements, in the order in which they were settled.
+    pending: VecDeque<(u64, u64)>,
+    outstanding: usize,
+    settling: usize,
+}
+
+impl AckTracker {
+    pub(crate) const fn new() -> Self {
+        Self { tags: VecDeque::new(), base: 1, pending: VecDeque::new(), outstanding: 0, settling: 0 }
+    }
+
+    /// The tag that the next delivery must carry.
+    pub(crate) fn next_tag(&self) -> u64 {
+        self.base + self.tags.len() as u64
+    }
+
+    /// A delivery arrived, with [`Self::next_tag`].
+    #[inline]
+    pub(crate) fn received(&mut self) {
+        self.tags.push_back(Tag::Outstanding);
+        self.outstanding += 1;
+    }
+
+    /// Deliveries not settled by the application, delayed ones included.
+    pub(crate) const fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Deliveries settled by the application and not encoded.
+    pub(crate) const fn settling(&self) -> usize {
+        self.settling
+    }
+
+    /// The oldest tag not settled by the application.
+    pub(crate) fn oldest_outstanding(&self) -> Option<u64> {
+        let index = self.tags.iter().position(|tag| matches!(tag, Tag::Outstanding | Tag::Delayed))?;
+        Some(self.base + index as u64)
+    }
+
+    fn index(&self, tag: u64) -> Option<usize> {
+        usize::try_from(tag.checked_sub(self.base)?).ok()
+    }
+
+    /// Settles a run of tags; those settled before are left alone. Returns how many were settled now.
+    pub(crate) fn settle(&mut self, first: u64, last: u64, settlement: Settlement) -> u64 {
+        let first = first.max(self.base);
+        let last = last.min(self.next_tag() - 1);
+        let (Some(from), Some(to)) = (self.index(first), self.index(last)) else { return 0 };
+        if from > to {
+            return 0;
+        }
+        let mut count = 0;
+        let verdict = match settlement {
+            Settlement::Ack => Verdict::Ack,
+            Settlement::Requeue => Verdict::Requeue,
+            Settlement::Reject => Verdict::Reject,
+            Settlement::RequeueLater => {
+                for tag in self.tags.range_mut(from..=to).filter(|tag| **tag == Tag::Outstanding) {
+                    *tag = Tag::Delayed;
+                    count += 1;
+                }
+                return count;
+            }
+        };
+        for tag in self.tags.range_mut(from..=to).filter(|tag| **tag == Tag::Outstanding) {
+            *tag = Tag::Pending(verdict);
+            count += 1;
+        }
+        self.note_pending(first, last, count);
+        count
+    }
+
+    fn note_pending(&mut self, first: u64, last: u64, count: u64) {
+        if count == 0 {
+            return;
+        }
+        self.outstanding -= count as usize;
+        self.settling += count as usize;
+        match self.pending.back_mut() {
+            Some((_, end)) if *end + 1 == first => *end = last,
+            _ => self.pending.push_back((first, last)),
+        }
+    }
+
+    /// The delay of these delayed tags is over: they are requeued. Returns how many.
+    pub(crate) fn requeue_delayed(&mut self, first: u64, last: u64) -> u64 {
+        let first = first.max(self.base);
+        let last = last.min(self.next_tag() - 1);
+        let (Some(from), Some(to)) = (self.index(first), self.index(last)) else { return 0 };
+        if from > to {
+            return 0;
+        }
+        let mut count = 0;
+        for tag in self.tags.range_mut(from..=to).filter(|tag| **tag == Tag::Delayed) {
+            *tag = Tag::Pending(Verdict::Requeue);
+            count += 1;
+        }
+        self.note_pending(first, last, count);
+        count
+    }
+
+    /// Whether something waits to be encoded.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Encodes what is pending, in as few frames as is safe: a `multiple` names a tag that is itself
+    /// outstanding, and only when every lower outstanding tag has the same verdict (semantics
+    /// section 1). Stops once `out` has grown by `budget` bytes.
+    pub(crate) fn encode(&mut self, out: &mut Vec<u8>, channel: u16, budget: usize) -> Settled {
+        let mut settled = Settled::default();
+        let limit = out.len() + budget;
+        while let Some((verdict, count)) = self.pop_prefix() {
+            put(out, channel, self.base - 1, count > 1, verdict);
+            settled.count(verdict, count);
+            self.pop_done();
+        }
+        while let Some((first, last)) = self.pending.front_mut() {
+            let first_now = (*first).max(self.base);
+            if first_now > *last {
+                self.pending.pop_front();
+                continue;
+            }
+            *first = first_now + 1;
+            if let Some(tag) = self.tags.get_mut((first_now - self.base) as usize)
+                && let Tag::Pending(verdict) = *tag
+            {
+                *tag = Tag::Done;
+                put(out, channel, first_now, false, verdict);
+                settled.count(verdict, 1);
+            }
+            if out.len() >= limit {
+                break;
+            }
+        }
+        self.settling -= settled.total() as usize;
+        settled
+    }
+
+    /// Pops the longest run at the front that has one verdict, and says which and how many it settles.
+    /// Afterwards the run's last tag is `base - 1`.
+    fn pop_prefix(&mut self) -> Option<(Verdict, u64)> {
+        self.pop_done();
+        let Tag::Pending(verdict) = *self.tags.front()? else { return None };
+        let mut count = 0;
+        let mut length = 0;
+        for (index, tag) in self.tags.iter().enumerate() {
+            match tag {
+                Tag::Pending(other) if *other == verdict => {
+                    count += 1;
+                    length = index + 1;
+                }
+                Tag::Done => {}
+                Tag::Pending(_) | Tag::Outstanding | Tag::Delayed => break,
+            }
+        }
+        self.tags.drain(..length);
+        self.base += length as u64;
+        Some((verdict, count))
+    }
+
+    fn pop_done(&mut self) {
+        while self.tags.front() == Some(&Tag::Done) {
+            self.tags.pop_front();
+            self.base += 1;
+        }
+    }
+}
+
+fn put(out: &mut Vec<u8>, channel: u16, tag: u64, multiple: bool, verdict: Verdict) {
+    match verdict {
+        Verdict::Ack => put_ack(out, channel, tag, multiple),
+        Verdict::Requeue => put_nack(out, channel, tag, multiple, true),
+        Verdict::Reject => put_nack(out, channel, tag, multiple, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::wire::{Ack, Method, Nack, decode, decode_method};
+
+    fn tracker(deliveries: usize) -> AckTracker {
+        let mut tracker = AckTracker::new();
+        (0..deliveries).for_each(|_| tracker.received());
+        tracker
+    }
+
+    /// (tag, multiple, verdict) of each frame.
+    fn encode(tracker: &mut AckTracker) -> Vec<(u64, bool, Verdict)> {
+        let mut out = Vec::new();
+        tracker.encode(&mut out, 1, usize::MAX / 2);
+        let mut frames = Vec::new();
+        let mut rest = &out[..];
+        while let Some((frame, used)) = decode(rest, 4096).unwrap() {
+            frames.push(match decode_method(frame.payload).unwrap() {
+                Method::Ack(Ack { delivery_tag, multiple, .. }) => (delivery_tag, multiple, Verdict::Ack),
+                Method::Nack(Nack { delivery_tag, multiple, requeue, .. }) => {
+                    (delivery_tag, multiple, if requeue { Verdict::Requeue } else { Verdict::Reject })
+                }
+                other => panic!("{other:?}"),
+            });
+            rest = &rest[used..];
+        }
+        frames
+    }
+
+    #[test]
+    fn neighbours_with_one_verdict_become_one_frame() {
+        let mut tracker = tracker(5);
+        tracker.settle(1, 1, Settlement::Ack);
+        tracker.settle(2, 4, Settlement::Ack);
+        assert_eq!(encode(&mut tracker), [(4, true, Verdict::Ack)]);
+        assert_eq!((tracker.outstanding(), tracker.settling()), (1, 0));
+    }
+
+    #[test]
+    fn a_multiple_never_spans_an_outstanding_or_otherwise_settled_tag() {
+        let mut tracker = tracker(6);
+        tracker.settle(2, 2, Settlement::Ack);
+        tracker.settle(3, 3, Settlement::Reject);
+        tracker.settle(6, 6, Settlement::Ack);
+        let single = [(2, false, Verdict::Ack), (3, false, Verdict::Reject), (6, false, Verdict::Ack)];
+        assert_eq!(encode(&mut tracker), single);
+        // 1 closes the gap; 2 and 3 are done already and may be spanned, but not named.
+        tracker.settle(1, 1, Settlement::Requeue);
+        tracker.settle(4, 4, Settlement::Requeue);
+        assert_eq!(encode(&mut tracker), [(4, true, Verdict::Requeue)]);
+        tracker.settle(5, 5, Settlement::Ack);
+        assert_eq!(encode(&mut tracker), [(5, false, Verdict::Ack)]);
+        assert_eq!((tracker.outstanding(), tracker.settling()), (0, 0));
+    }
+
+    #[test]
+    fn verdicts_alternate_in_separate_multiples() {
+        let mut tracker = tracker(6);
+        tracker.settle(1, 2, Settlement::Ack);
+        tracker.settle(3, 4, Settlement::Requeue);
+        tracker.settle(5, 6, Settlement::Ack);
+        let frames = [(2, true, Verdict::Ack), (4, true, Verdict::Requeue), (6, true, Verdict::Ack)];
+        assert_eq!(encode(&mut tracker), frames);
+    }
+
+    #[test]
+    fn s34_a_forgotten_delivery_waits_and_is_requeued_alone() {
+        let mut tracker = tracker(3);
+        assert_eq!(tracker.settle(2, 2, Settlement::RequeueLater), 1);
+        tracker.settle(1, 1, Settlement::Ack);
+        tracker.settle(3, 3, Settlement::Ack);
+        assert_eq!(encode(&mut tracker), [(1, false, Verdict::Ack), (3, false, Verdict::Ack)]);
+        assert_eq!(tracker.requeue_delayed(2, 2), 1);
+        assert_eq!(encode(&mut tracker), [(2, false, Verdict::Requeue)]);
+    }
+
+    #[test]
+    fn settling_again_or_beyond_what_was_received_is_nothing() {
+        let mut tracker = tracker(2);
+        assert_eq!(tracker.settle(1, 9, Settlement::Ack), 2);
+        assert_eq!(tracker.settle(1, 2, Settlement::Reject), 0);
+        assert_eq!(encode(&mut tracker), [(2, true, Verdict::Ack)]);
+        assert_eq!(tracker.settle(1, 2, Settlement::Ack), 0);
+        assert_eq!(tracker.settle(0, u64::MAX, Settlement::Ack), 0);
+        assert!(encode(&mut tracker).is_empty());
+    }
+
+    #[test]
+    fn a_budget_splits_the_work_without_losing_any() {
+        let mut tracker = tracker(101);
+        tracker.settle(2, 101, Settlement::Ack);
+        let mut out = Vec::new();
+        let mut acked = 0;
+        let mut rounds = 0;
+        while tracker.has_pending() {
+            acked += tracker.encode(&mut out, 1, 100).acked;
+            rounds += 1;
+        }
+        assert_eq!(acked, 100);
+        assert!(rounds > 5);
+    }
+}

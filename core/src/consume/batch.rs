@@ -2,6 +2,11 @@
 
 use bytes::Bytes;
 
+use crate::wire::split_names;
+
+/// The most bytes that one batch holds side by side.
+pub(crate) const BATCH_BYTES: usize = 32 << 10;
+
 /// Deliveries of one consumer that arrived together, at most 32 KiB of them (or one large one).
 ///
 /// A delivery is a handle on its batch and an index. Keeping one keeps its batch: at most 32 KiB.
@@ -111,5 +116,122 @@ impl Batch {
     #[must_use]
     pub fn body_len(&self) -> usize {
         (0..self.len()).map(|index| self.body(index).len()).sum()
+    }
+
+    /// A batch of one, made by hand: for tests of applications, and for `Delivery::for_test`.
+    #[must_use]
+    pub fn single(generation: u64, tag: u64, routing_key: &str, properties: &[u8], body: &[u8]) -> Self {
+        let mut batch = Self::new(generation);
+        let mut names = vec![0, u8::try_from(routing_key.len()).unwrap_or(0)];
+        if names[1] > 0 {
+            names.extend_from_slice(routing_key.as_bytes());
+        }
+        batch.push(tag, false, &names, properties, body);
+        batch
+    }
+
+    pub(crate) fn new(generation: u64) -> Self {
+        Self { generation, ..Self::default() }
+    }
+
+    /// Whether one more delivery of this size still belongs into this batch.
+    #[inline]
+    pub(crate) fn has_room(&self, length: usize) -> bool {
+        self.large.is_none() && self.data.len() + length <= BATCH_BYTES
+    }
+
+    /// Appends a delivery whose body is small enough to be copied. `names` and `properties` as they
+    /// came from the wire.
+    #[inline]
+    pub(crate) fn push(&mut self, tag: u64, redelivered: bool, names: &[u8], properties: &[u8], body: &[u8]) {
+        let names = self.put_names(names);
+        let properties_at = self.data.len() as u32;
+        self.data.extend_from_slice(properties);
+        let body_at = self.data.len() as u32;
+        self.data.extend_from_slice(body);
+        let end = self.data.len() as u32;
+        self.entries.push(Entry { tag, names, properties: properties_at, body: body_at, end, redelivered });
+    }
+
+    /// Makes this the batch of a single large delivery.
+    pub(crate) fn push_large(&mut self, tag: u64, redelivered: bool, names: &[u8], properties: &[u8], body: Bytes) {
+        self.push(tag, redelivered, names, properties, &[]);
+        self.large = Some(body);
+    }
+
+    /// Stores exchange and routing key, once for neighbours that share them. Invalid UTF-8 (which
+    /// AMQP forbids and brokers pass on) is replaced, so that it harms nobody but its own message.
+    #[inline]
+    fn put_names(&mut self, names: &[u8]) -> u32 {
+        if let Some(last) = self.entries.last()
+            && self.data.get(last.names as usize..last.names as usize + names.len()) == Some(names)
+        {
+            return last.names;
+        }
+        let at = self.data.len() as u32;
+        match std::str::from_utf8(names.get(1..).unwrap_or_default()) {
+            Ok(_) => self.data.extend_from_slice(names),
+            Err(_) => self.put_lossy_names(names),
+        }
+        at
+    }
+
+    #[cold]
+    fn put_lossy_names(&mut self, names: &[u8]) {
+        let (exchange, key) = split_names(names).unwrap_or_default();
+        for name in [exchange, key] {
+            let mut lossy = String::from_utf8_lossy(name).into_owned();
+            while lossy.len() > 255 {
+                lossy.pop();
+            }
+            self.data.push(lossy.len() as u8);
+            self.data.extend_from_slice(lossy.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn names(exchange: &[u8], key: &[u8]) -> Vec<u8> {
+        let mut names = vec![exchange.len() as u8];
+        names.extend(exchange);
+        names.push(key.len() as u8);
+        names.extend(key);
+        names
+    }
+
+    #[test]
+    fn every_part_of_every_delivery_comes_back() {
+        let mut batch = Batch::new(3);
+        for tag in 1..=50_u64 {
+            let key = format!("key-{}", tag / 7);
+            let body = vec![tag as u8; tag as usize];
+            let properties = vec![0, 0, tag as u8];
+            batch.push(tag, tag % 2 == 0, &names(b"ex", key.as_bytes()), &properties, &body);
+        }
+        assert_eq!((batch.generation(), batch.len()), (3, 50));
+        for index in 0..50 {
+            let tag = index as u64 + 1;
+            assert_eq!(batch.tag(index), tag);
+            assert_eq!(batch.redelivered(index), tag % 2 == 0);
+            assert_eq!((batch.exchange(index), batch.routing_key(index)), ("ex", &*format!("key-{}", tag / 7)));
+            assert_eq!(batch.raw_properties(index), [0, 0, tag as u8]);
+            assert_eq!(batch.body(index), vec![tag as u8; tag as usize]);
+        }
+        assert_eq!(batch.body(50), []);
+    }
+
+    #[test]
+    fn f21_a_name_that_is_no_utf8_is_replaced_and_its_neighbours_are_whole() {
+        let mut batch = Batch::new(1);
+        batch.push(1, false, &names(b"", b"good"), &[0, 0], b"a");
+        batch.push(2, false, &names(b"\xff", &[0xC3; 255]), &[0, 0], b"b");
+        batch.push(3, false, &names(b"", b"good"), &[0, 0], b"c");
+        assert_eq!((batch.exchange(1), batch.routing_key(1).chars().next()), ("\u{fffd}", Some('\u{fffd}')));
+        assert_eq!(batch.body(1), b"b");
+        assert_eq!((batch.routing_key(2), batch.body(2)), ("good", &b"c"[..]));
     }
 }

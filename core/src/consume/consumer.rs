@@ -1,1 +1,130 @@
+//! A consumer as the session knows it.
 
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use crate::{
+    backoff::Backoff,
+    config::ConsumerConfig,
+    consume::{acks::AckTracker, batch::Batch},
+    event::EndReason,
+    stats::ConsumerStats,
+    time::Time,
+};
+
+/// The longest delay before a forgotten delivery is requeued.
+const MAX_REQUEUE_DELAY: Duration = Duration::from_secs(30);
+
+/// What a consumer does at the moment.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ConsumerState {
+    /// Waiting for its connection, its queue, or its backoff.
+    Waiting,
+    /// Its channel is being opened and set up.
+    Opening,
+    /// Deliveries come.
+    Active,
+    /// `basic.cancel` is on its way, or answered: settlements are still written.
+    Closing(EndReason),
+}
+
+/// One channel of a consumer. There can be older ones, cancelled by the broker, that stay until the
+/// deliveries in hand are settled (s31).
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) generation: u64,
+    pub(crate) connection: usize,
+    pub(crate) channel: u16,
+    pub(crate) acks: AckTracker,
+    /// No consumer on it any more: what still arrives is requeued.
+    pub(crate) cancelled: bool,
+    /// Deliveries of the read that is being handled.
+    pub(crate) batch: Batch,
+}
+
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) config: ConsumerConfig,
+    pub(crate) tag: Arc<str>,
+    pub(crate) state: ConsumerState,
+    /// Oldest first; the last one is the current one, unless it is cancelled.
+    pub(crate) subscriptions: Vec<Subscription>,
+    /// Whether it has ever been subscribed.
+    pub(crate) was_active: bool,
+    pub(crate) backoff: Backoff,
+    pub(crate) stats: ConsumerStats,
+    /// Calls of `settle` so far, and those covered by what was written.
+    pub(crate) settles: u64,
+    pub(crate) settles_written: u64,
+    /// Whether it stands in its connection's list of consumers with settlements to encode.
+    pub(crate) dirty: bool,
+    /// Bytes of bodies that the application has not taken (no-ack).
+    pub(crate) queue_bytes: u64,
+    /// Whether that is too many.
+    pub(crate) full: bool,
+    requeue_delay: Duration,
+    /// Forgotten deliveries: when they are requeued, their generation and their run of tags.
+    pub(crate) delayed: VecDeque<(Time, u64, u64, u64)>,
+    pub(crate) forgotten_since_event: u64,
+    /// Settlements encoded and not written.
+    pub(crate) encoded: u64,
+}
+
+impl Consumer {
+    pub(crate) fn new(config: ConsumerConfig, tag: Arc<str>) -> Self {
+        Self {
+            requeue_delay: config.requeue_delay,
+            config,
+            tag,
+            state: ConsumerState::Waiting,
+            subscriptions: Vec::new(),
+            was_active: false,
+            backoff: Backoff::default(),
+            stats: ConsumerStats::default(),
+            settles: 0,
+            settles_written: 0,
+            dirty: false,
+            queue_bytes: 0,
+            full: false,
+            delayed: VecDeque::new(),
+            forgotten_since_event: 0,
+            encoded: 0,
+        }
+    }
+
+    pub(crate) fn subscription(&self, generation: u64) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|subscription| subscription.generation == generation)
+    }
+
+    #[inline]
+    pub(crate) fn subscription_mut(&mut self, generation: u64) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().rev().find(|subscription| subscription.generation == generation)
+    }
+
+    /// The delay of the next forgotten delivery; it doubles until a delivery is settled.
+    pub(crate) fn next_requeue_delay(&mut self) -> Duration {
+        let delay = self.requeue_delay;
+        self.requeue_delay = (delay * 2).min(MAX_REQUEUE_DELAY);
+        delay
+    }
+
+    pub(crate) const fn reset_requeue_delay(&mut self) {
+        self.requeue_delay = self.config.requeue_delay;
+    }
+
+    pub(crate) const fn is_closing(&self) -> bool {
+        matches!(self.state, ConsumerState::Closing(_))
+    }
+
+    /// The account, with what the subscriptions know.
+    pub(crate) fn snapshot(&self) -> ConsumerStats {
+        let mut stats = self.stats;
+        if !self.config.no_ack {
+            let sum = |count: fn(&AckTracker) -> usize| {
+                self.subscriptions.iter().map(|subscription| count(&subscription.acks) as u64).sum::<u64>()
+            };
+            stats.in_hand = sum(AckTracker::outstanding);
+            stats.settling = sum(AckTracker::settling) + self.encoded;
+        }
+        stats
+    }
+}

@@ -1,5 +1,8 @@
 //! Publishing: the outage buffer, the window of what is sent and not settled, and their owner.
 
+pub(crate) mod lane;
+pub(crate) mod producer;
+pub(crate) mod ring;
 pub mod settled;
 
 pub use settled::SettledSet;
@@ -19,4 +22,15 @@ pub struct Accepted {
     pub routing_key: Option<std::sync::Arc<str>>,
     /// The message.
     pub message: Message,
+}
+
+/// How messages leave a producer's buffer at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Flow {
+    /// Whether `DropOldest` may evict: the connection is down or blocked, the channel closed or
+    /// paused, or nothing has left the buffer for 100 ms.
+    pub may_evict: bool,
+    /// Whether there is no connection: `WhenOffline::Fail` refuses. A blocked one is not offline.
+    pub offline: bool,
 }

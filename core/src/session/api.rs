@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+pub use crate::publish::Flow;
 use crate::{
     config::Target,
     error::{ConsumeError, DeclareError, Loss},
@@ -28,17 +29,6 @@ pub enum Action {
         /// Which one.
         connection: ConnectionId,
     },
-}
-
-/// How messages leave a producer's buffer at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Flow {
-    /// Whether `DropOldest` may evict: the connection is down or blocked, the channel closed or
-    /// paused, or nothing has left the buffer for 100 ms.
-    pub may_evict: bool,
-    /// Whether there is no connection: `WhenOffline::Fail` refuses. A blocked one is not offline.
-    pub offline: bool,
 }
 
 /// What changed about a producer since it was last polled.

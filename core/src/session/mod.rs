@@ -1,213 +1,338 @@
 //! The facade: a pure state machine for everything that outlives one connection.
 
 pub mod api;
+mod appended;
+mod channels;
+mod closing;
+mod connecting;
+mod consuming;
+mod declaring;
+mod explain;
+mod inbound;
+mod lanes;
+mod offenders;
+mod publishing;
+mod timer;
 
-use std::{io::IoSlice, sync::Arc, time::Duration};
-
-pub use api::{Action, DeclaredQueue, Flow, ProducerUpdate, Report, SessionEvent};
-
-use crate::{
-    config::{Config, ConsumerConfig, ProducerConfig, QueueConfig},
-    consume::{Batch, SettleRun},
-    error::{ConsumeError, DeclareError, InvalidMessage, Loss, OpenError, PublishError},
-    event::{Deadline, State},
-    ids::{ConnectionId, ConsumerId, ProducerId, RequestId},
-    message::Message,
-    publish::Accepted,
-    stats::{ConsumerStats, ProducerStats, Stats},
-    time::Time,
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::IoSlice,
+    sync::Arc,
 };
 
-/// The client as a state machine: bytes and times in, bytes and events out. (API sketch.)
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+pub use api::{Action, DeclaredQueue, Flow, ProducerUpdate, Report, SessionEvent};
+use appended::Appended;
+use timer::Timer;
+
+use crate::{
+    arena::Arena,
+    backoff::SeededRng,
+    config::Config,
+    connection::{Connection, OUTPUT_LIMIT, Phase, Role},
+    consume::{Batch, consumer::Consumer},
+    event::{Deadline, Event, State},
+    ids::{ConnectionId, ConsumerId, ProducerId, RequestId},
+    publish::{lane::Lane, producer::Producer},
+    stats::{ConsumerStats, ProducerStats, Stats},
+    time::Time,
+    timers::Timers,
+    topology::{Declaration, Topology},
+};
+
+/// An AMQP client as a pure state machine: bytes and times in, bytes and events out.
+///
+/// It holds everything that outlives one connection: producers with their outage buffers, consumers,
+/// what was declared, reconnection. It has no clock, socket, thread, lock, waker or randomness of its
+/// own: time and seed are parameters, and the same inputs give the same outputs, byte for byte.
+///
+/// # The run loop
+///
+/// Whoever drives it does one thing at a time, and drains all outputs after it:
+///
+/// - `handle_*`: the transport tells it something: [`connected`](Self::handle_connected), bytes
+///   [`received`](Self::handle_received), [`written`](Self::handle_written),
+///   [`flushed`](Self::handle_flushed), [`disconnected`](Self::handle_disconnected), a
+///   [`tick`](Self::handle_tick).
+/// - mutators: the application asks for something: open a producer, publish, declare, consume, settle,
+///   close. Synchronous; applied whole or not at all.
+/// - `poll_*`, [`transmit`](Self::transmit), [`receive_buffer`](Self::receive_buffer): the outputs:
+///   actions, events, producers' watermarks, batches of deliveries, bytes, the next deadline.
+/// - getters: state, accounts, [`explain`](Self::explain).
+///
+/// `handle_tick` is due at each [`poll_deadline`](Self::poll_deadline). Calling it at least every
+/// 100 ms as well is the failsafe; nothing depends on it.
+///
+/// Bytes concern one of several connections: two by default, so that a blocked publishing connection
+/// does not stop acks.
+///
+/// It never panics on what a peer sends, and holds no more than its limits allow: 64 KiB of output
+/// and one frame of input a connection, the buffers and windows of its producers, the prefetch of
+/// its consumers.
 #[derive(Debug)]
-pub struct Session;
+pub struct Session {
+    config: Config,
+    retry_first: bool,
+    rng: SeededRng,
+    now: Time,
+    state: State,
+    /// Whether every connection has stood at the same time once.
+    was_ready: bool,
+    closing: Option<Report>,
+    closed: bool,
 
-#[allow(
-    unused_variables,
-    clippy::todo,
-    clippy::unused_self,
-    missing_docs,
-    clippy::missing_const_for_fn
-)]
+    connections: Vec<Connection>,
+    appended: Vec<VecDeque<Appended>>,
+    /// By producer, the first place that a connection's transport certainly never got whole.
+    unwritten: BTreeMap<ProducerId, u64>,
+    timers: Timers<Timer>,
+
+    producers: Arena<Producer>,
+    lanes: Vec<Lane>,
+    /// Lanes with something to send, in turn.
+    active: VecDeque<usize>,
+    /// One message at a time over all lanes, to find the one that closes the connection (s25).
+    single_file: bool,
+    /// Producers to report by `poll_producer`.
+    dirty: VecDeque<ProducerId>,
+
+    consumers: Arena<Consumer>,
+    /// Consumers with settlements to encode.
+    settling: VecDeque<ConsumerId>,
+    /// Consumers with an open batch: deliveries of the read that is being handled.
+    filling: Vec<(ConsumerId, u64)>,
+    batches: VecDeque<(ConsumerId, Arc<Batch>)>,
+    generation: u64,
+
+    topology: Topology,
+    control: Option<u16>,
+    /// The declaration on the wire.
+    declaring: Option<Declaration>,
+    requests: BTreeMap<RequestId, Arc<str>>,
+    next_request: u32,
+
+    actions: VecDeque<Action>,
+    events: VecDeque<SessionEvent>,
+    closed_stats: Stats,
+}
+
+/// The connection that publishes.
+const PUBLISH: usize = 0;
+
 impl Session {
-    /// `retry_first`: go on trying when the first connect fails (`connect_lazy`); otherwise
-    /// `SessionEvent::ConnectFailed` and the session is closed.
+    /// A session that begins to connect at once: [`poll_action`](Self::poll_action) says where to.
+    ///
+    /// With `retry_first` it goes on trying when the first connect fails; otherwise that ends it
+    /// ([`SessionEvent::ConnectFailed`]).
+    #[must_use]
     pub fn new(config: Config, retry_first: bool, seed: [u8; 32], now: Time) -> Self {
-        todo!()
+        let roles: &[Role] =
+            if config.connections <= 1 { &[Role::All] } else { &[Role::Publish, Role::Consume, Role::NoAck] };
+        let mut session = Self {
+            config,
+            retry_first,
+            rng: SeededRng::from_seed(seed),
+            now,
+            state: State::Connecting,
+            was_ready: false,
+            closing: None,
+            closed: false,
+            connections: roles.iter().map(|&role| Connection::new(role)).collect(),
+            appended: roles.iter().map(|_| VecDeque::new()).collect(),
+            unwritten: BTreeMap::new(),
+            timers: Timers::new(),
+            producers: Arena::new(),
+            lanes: Vec::new(),
+            active: VecDeque::new(),
+            single_file: false,
+            dirty: VecDeque::new(),
+            consumers: Arena::new(),
+            settling: VecDeque::new(),
+            filling: Vec::new(),
+            batches: VecDeque::new(),
+            generation: 0,
+            topology: Topology::default(),
+            control: None,
+            declaring: None,
+            requests: BTreeMap::new(),
+            next_request: 1,
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            closed_stats: Stats::default(),
+        };
+        for c in 0..session.connections.len() {
+            if session.connections.get(c).is_some_and(|connection| connection.role != Role::NoAck) {
+                session.dial(c);
+            }
+        }
+        session
     }
 
-    // ---- handle_*: the transport tells it something -------------------------------------------
-    pub fn handle_connected(&mut self, connection: ConnectionId, now: Time) {
-        todo!()
-    }
-    /// `n` bytes were read into the front of `receive_buffer(connection)`.
-    pub fn handle_received(&mut self, connection: ConnectionId, n: usize, now: Time) {
-        todo!()
-    }
-    /// `n` bytes of what `transmit` offered were taken by the transport. `last`: they are in the
-    /// kernel's hands; otherwise they count as *possibly written* until `handle_flushed`.
-    pub fn handle_written(&mut self, connection: ConnectionId, n: usize, last: bool, now: Time) {
-        todo!()
-    }
-    /// Everything that the transport took is written.
-    pub fn handle_flushed(&mut self, connection: ConnectionId, now: Time) {
-        todo!()
-    }
-    /// The transport ended, or could not be opened (`Loss::Dial`).
-    pub fn handle_disconnected(&mut self, connection: ConnectionId, loss: Loss, now: Time) {
-        todo!()
-    }
-    /// Time has passed. Call it at every deadline of `poll_deadline`, and at least every 100 ms.
-    pub fn handle_tick(&mut self, now: Time) {
-        todo!()
+    fn advance(&mut self, now: Time) {
+        self.now = self.now.max(now);
     }
 
-    // ---- mutators: the application asks for something -------------------------------------------
-    pub fn open_producer(
-        &mut self,
-        config: ProducerConfig,
-        now: Time,
-    ) -> Result<ProducerId, OpenError> {
-        todo!()
-    }
-    /// Takes over a message that was accepted at a hand-over. Never refuses: at capacity it evicts
-    /// (`DropOldest`) or lets the buffer overrun by what the hand-over admitted.
-    pub fn accept(&mut self, producer: ProducerId, accepted: Accepted, now: Time) {
-        todo!()
-    }
-    /// Takes over a message that was accepted and then evicted at the hand-over itself: it is counted
-    /// and reported as `Dropped(BufferFull)`. It does not count in `ProducerUpdate::left`.
-    pub fn accept_evicted(&mut self, producer: ProducerId, accepted: Accepted, now: Time) {
-        todo!()
-    }
-    /// Publishes without a hand-over (custom event loops): applies the policy itself; `Block` is
-    /// `Err(Full)` here, since the core cannot wait. Returns the sequence number.
-    pub fn publish(
-        &mut self,
-        producer: ProducerId,
-        message: Message,
-        now: Time,
-    ) -> Result<u64, PublishError> {
-        todo!()
-    }
-    /// Whether the session could ever send this message (limits). Call before accepting.
-    pub fn check(&self, producer: ProducerId, message: &Message) -> Result<(), InvalidMessage> {
-        todo!()
-    }
-    /// No more messages will come; what is queued is still sent. `ProducerUpdate::closed` follows.
-    /// With `abandon`, what is queued or in flight ends now (`Dropped(Closed)`, `Unknown(Closed)`).
-    pub fn close_producer(&mut self, producer: ProducerId, abandon: bool, now: Time) {
-        todo!()
+    fn event(&mut self, event: Event) {
+        self.events.push_back(SessionEvent::Event(event));
     }
 
-    pub fn open_consumer(
-        &mut self,
-        config: ConsumerConfig,
-        now: Time,
-    ) -> Result<ConsumerId, ConsumeError> {
-        todo!()
-    }
-    /// One call counts as one settle for `SessionEvent::SettlesWritten`. Stale runs are ignored.
-    pub fn settle(&mut self, consumer: ConsumerId, run: SettleRun, now: Time) {
-        todo!()
-    }
-    /// The application took deliveries with so many bytes of bodies out of a no-ack consumer's queue.
-    pub fn handle_consumed(&mut self, consumer: ConsumerId, bytes: u64, now: Time) {
-        todo!()
-    }
-    /// Cancels; `ConsumerEnded` follows once what the application settled until then is written and
-    /// what it never saw is requeued. Deliveries in hand are requeued by the broker unless settled
-    /// before the channel closes.
-    pub fn close_consumer(&mut self, consumer: ConsumerId, now: Time) {
-        todo!()
+    fn connection(&self, id: ConnectionId) -> Option<(usize, &Connection)> {
+        let c = id.0 as usize;
+        self.connections.get(c).map(|connection| (c, connection))
     }
 
-    pub fn declare_queue(
-        &mut self,
-        config: QueueConfig,
-        now: Time,
-    ) -> Result<RequestId, DeclareError> {
-        todo!()
-    }
-    /// Nobody waits for this declaration any more (it stays recorded for the replay if it succeeds).
-    pub fn forget_request(&mut self, request: RequestId) {
-        todo!()
+    /// The connection that consumes with acks and declares.
+    fn consuming(&self) -> usize {
+        usize::from(self.connections.len() > 1)
     }
 
-    /// Stops admission, sends what is queued, awaits the settlements, closes consumers, channels
-    /// and connections; at the deadline it gives up what is left. `SessionEvent::Closed` ends it.
-    pub fn shutdown(&mut self, deadline: Duration, now: Time) {
-        todo!()
-    }
-    /// Gives up at once: every message gets its outcome now, transports are hung up. What the
-    /// driver calls when it is dropped.
-    pub fn abort(&mut self, now: Time) {
-        todo!()
-    }
+    // ---- outputs ---------------------------------------------------------------------------------
 
-    // ---- poll_*: outputs, drained after any of the above ----------------------------------------
+    /// What to do with the transports.
     pub fn poll_action(&mut self) -> Option<Action> {
-        todo!()
+        self.actions.pop_front()
     }
+
+    /// What happened.
     pub fn poll_event(&mut self) -> Option<SessionEvent> {
-        todo!()
+        self.events.pop_front()
     }
-    pub fn poll_producer(&mut self) -> Option<ProducerUpdate> {
-        todo!()
-    }
-    /// Runs of sequence numbers beyond the watermark that settled since the last call.
-    pub fn take_settled_early(&mut self, producer: ProducerId, runs: &mut Vec<(u64, u64)>) {
-        todo!()
-    }
+
+    /// A batch of deliveries for a consumer.
     pub fn poll_batch(&mut self) -> Option<(ConsumerId, Arc<Batch>)> {
-        todo!()
+        self.batches.pop_front()
     }
-    /// The space to read into; empty while reading is paused (or there is no connection).
+
+    /// The space to read into; empty while there is nothing to read from, or reading is paused: a
+    /// no-ack consumer's queue is full, or the peer does not read our answers.
     pub fn receive_buffer(&mut self, connection: ConnectionId) -> &mut [u8] {
-        todo!()
+        match self.connections.get_mut(connection.0 as usize) {
+            Some(connection) if connection.reads() => {
+                connection.receive.space(connection.tuned.frame_max as usize)
+            }
+            _ => &mut [],
+        }
     }
-    /// Encodes what is due and returns how many slices were filled; 0 = nothing to write.
-    pub fn transmit<'a>(
-        &'a mut self,
-        connection: ConnectionId,
-        slices: &mut [IoSlice<'a>],
-    ) -> usize {
-        todo!()
+
+    /// Encodes what is due, and fills `slices` with the bytes to write; 0 if there are none.
+    ///
+    /// Offer them to the transport and report what it took by
+    /// [`handle_written`](Self::handle_written).
+    pub fn transmit<'a>(&'a mut self, connection: ConnectionId, slices: &mut [IoSlice<'a>]) -> usize {
+        let c = connection.0 as usize;
+        if self.connections.get(c).is_some_and(Connection::is_open) {
+            self.encode_settlements(c);
+            if c == PUBLISH {
+                self.encode_messages();
+            }
+        }
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(c).filter(|connection| connection.has_transport()) else {
+            return 0;
+        };
+        if connection.transmit.pending() > 0 && self.timers.get(Timer::Write(c)).is_none() {
+            connection.last_progress = now;
+            self.timers.arm(Timer::Write(c), now + self.config.deadlines.write);
+        }
+        connection.transmit.slices(slices)
     }
-    /// When `handle_tick` is needed next, and why.
+
+    /// When [`handle_tick`](Self::handle_tick) is due next, and why.
+    #[must_use]
     pub fn poll_deadline(&self) -> Option<Deadline> {
-        todo!()
+        self.timers.next().map(|(at, timer)| Deadline { at, reason: timer.reason() })
     }
 
     // ---- getters ---------------------------------------------------------------------------------
-    pub fn state(&self) -> &State {
-        todo!()
+
+    /// The state over all connections.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
     }
-    pub fn is_closed(&self) -> bool {
-        todo!()
+
+    /// Whether it has ended: every transport gone, every outcome told.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed
     }
-    /// Every connection slot there is (0, 1, and later ones once opened).
+
+    /// Its connections, those included that are not open at the moment.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionId> + use<> {
-        (0..0).map(ConnectionId)
+        (0..self.connections.len() as u32).map(ConnectionId)
     }
-    /// The right-hand side of the law: `accepted`, outcomes, `queued`, `in_flight`. The admission
-    /// terms are the hand-over's.
+
+    /// A producer's account: `accepted` and everything that it became. The admission terms are its
+    /// hand-over's; here they are 0, but for what [`publish`](Self::publish) refused.
+    #[must_use]
     pub fn producer_stats(&self, producer: ProducerId) -> Option<ProducerStats> {
-        todo!()
+        self.producers.get(producer.0).map(Producer::snapshot)
     }
-    /// `queued` and `in_hand` are not told apart here: all outstanding counts as `in_hand`.
+
+    /// A consumer's account; what waits for the application counts as in hand.
+    #[must_use]
     pub fn consumer_stats(&self, consumer: ConsumerId) -> Option<ConsumerStats> {
-        todo!()
+        self.consumers.get(consumer.0).map(Consumer::snapshot)
     }
-    /// Sums, closed producers and consumers included.
+
+    /// The sums over all producers and consumers, closed ones included.
+    #[must_use]
     pub fn stats(&self) -> Stats {
-        todo!()
+        let mut stats = self.closed_stats;
+        for (_, producer) in self.producers.iter() {
+            stats.publish.add(&producer.snapshot());
+        }
+        for (_, consumer) in self.consumers.iter() {
+            stats.consume.add(&consumer.snapshot());
+        }
+        stats
     }
+
+    /// What the shutdown has left behind so far; all zero before one.
+    #[must_use]
     pub fn report(&self) -> Report {
-        todo!()
+        self.closing.unwrap_or_default()
     }
-    /// In words: what each producer, consumer and connection waits for, and until when.
-    pub fn explain(&self, now: Time) -> String {
-        todo!()
+
+    /// 128 random bits as hexadecimal digits.
+    fn random_tag(&mut self) -> Arc<str> {
+        format!("lavinmq-rs-{:016x}{:016x}", self.rng.next_u64(), self.rng.next_u64()).into()
+    }
+
+    /// Whether this connection's output has room for more publishes.
+    fn has_output_room(connection: &Connection) -> bool {
+        connection.transmit.pending() < OUTPUT_LIMIT
+    }
+
+    /// Recomputes the state, and tells it if it changed.
+    fn update_state(&mut self) {
+        if matches!(self.state, State::Closed { .. }) {
+            return;
+        }
+        let missing = self.connections.iter().filter(|connection| connection.is_missing());
+        let worst = missing.max_by_key(|connection| (connection.loss.is_some(), connection.attempts));
+        let state = match worst {
+            None if self.connections.iter().all(|connection| connection.phase == Phase::Idle) => {
+                self.state.clone()
+            }
+            None => match self.connections.first().and_then(|connection| connection.blocked.clone()) {
+                Some(reason) => State::Blocked { reason },
+                None => State::Connected,
+            },
+            Some(connection) => match &connection.loss {
+                Some(loss) => State::Reconnecting { loss: loss.clone(), attempt: connection.attempts },
+                None if self.was_ready => return,
+                None => State::Connecting,
+            },
+        };
+        if state.is_connected() && !self.was_ready {
+            self.was_ready = true;
+            self.events.push_back(SessionEvent::Ready);
+        }
+        if state != self.state {
+            self.state = state.clone();
+            self.event(Event::State(state));
+        }
     }
 }

@@ -147,3 +147,144 @@ fn size_of_payload(length: usize) -> u32 {
     debug_assert!(u32::try_from(length).is_ok(), "a payload of {length} bytes");
     u32::try_from(length).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic is a failure here")]
+
+    use amq_protocol::frame::{AMQPFrame, parse_frame};
+
+    use super::{super::samples, *};
+
+    fn method_frame(payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_frame(&mut out, FrameKind::Method, 5, |out| out.extend_from_slice(payload));
+        out
+    }
+
+    #[test]
+    fn frames_of_every_kind_survive() {
+        for kind in [FrameKind::Method, FrameKind::Header, FrameKind::Body] {
+            let mut out = vec![1, 2, 3];
+            put_frame(&mut out, kind, 0xABCD, |out| out.extend_from_slice(b"payload"));
+            out.push(77);
+            let frame = Frame { kind, channel: 0xABCD, payload: b"payload" };
+            assert_eq!(decode(&out[3..], 4096), Ok(Some((frame, 15))));
+        }
+        let frame = Frame { kind: FrameKind::Heartbeat, channel: 0, payload: b"" };
+        assert_eq!(decode(&HEARTBEAT, 4096), Ok(Some((frame, 8))));
+        assert_eq!(HEARTBEAT.to_vec(), samples::generated(&AMQPFrame::Heartbeat));
+    }
+
+    #[test]
+    fn s09_a_frame_without_its_end_octet_is_refused() {
+        let mut bytes = method_frame(b"x");
+        *bytes.last_mut().unwrap() = 0xCD;
+        assert_eq!(decode(&bytes, 4096), Err(WireError::FrameEnd(0xCD)));
+        assert_eq!(WireError::FrameEnd(0xCD).code(), 501);
+    }
+
+    #[test]
+    fn s09_an_oversize_frame_is_refused_from_its_header() {
+        let mut header = Vec::new();
+        put_body_header(&mut header, 1, 4096 - 8);
+        assert_eq!(decode(&header, 4096), Ok(None));
+        let mut header = Vec::new();
+        put_body_header(&mut header, 1, 4096 - 7);
+        let error = WireError::FrameTooLarge { size: 4097, max: 4096 };
+        assert_eq!(decode(&header, 4096), Err(error.clone()));
+        assert_eq!(error.code(), 501);
+        assert_eq!(decode(&header[..6], 4096), Ok(None));
+    }
+
+    #[test]
+    fn f20_a_lying_size_is_refused() {
+        let mut header = Vec::new();
+        put_body_header(&mut header, 1, u32::MAX);
+        let error = WireError::FrameTooLarge { size: u32::MAX, max: 131_072 };
+        assert_eq!(decode(&header, 131_072), Err(error));
+    }
+
+    #[test]
+    fn s09_a_frame_max_of_zero_is_no_license() {
+        for frame_max in 0..8 {
+            let error = WireError::FrameTooLarge { size: 8, max: frame_max };
+            assert_eq!(decode(&method_frame(b""), frame_max), Err(error));
+        }
+        assert!(decode(&method_frame(b""), 8).unwrap().is_some());
+    }
+
+    #[test]
+    fn s09_unknown_kinds_are_refused_from_the_header() {
+        for kind in (0..=255).filter(|kind| ![1, 2, 3, 8].contains(kind)) {
+            let header = [kind, 0, 0, 0, 0, 0, 1];
+            assert_eq!(decode(&header, 4096), Err(WireError::UnknownFrameKind(kind)));
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_with_a_payload_is_refused() {
+        let error = WireError::FrameTooLarge { size: 9, max: 8 };
+        assert_eq!(decode(&[8, 0, 0, 0, 0, 0, 1, 7, FRAME_END], 4096), Err(error));
+    }
+
+    #[test]
+    fn s01_a_protocol_header_is_told_from_garbage() {
+        let answer = *b"AMQP\x03\x01\0\0";
+        assert_eq!(decode(&answer[..7], 4096), Ok(None));
+        assert_eq!(decode(&answer, 4096), Err(WireError::ProtocolHeader(answer)));
+        assert_eq!(decode(b"AMQX\0\0\0\0", 4096), Err(WireError::UnknownFrameKind(b'A')));
+    }
+
+    #[test]
+    fn f02_coalesced_frames_come_one_by_one() {
+        let mut bytes = method_frame(b"one");
+        bytes.extend_from_slice(&HEARTBEAT);
+        let (frame, used) = decode(&bytes, 4096).unwrap().unwrap();
+        assert_eq!(frame.payload, b"one");
+        let (frame, rest) = decode(&bytes[used..], 4096).unwrap().unwrap();
+        assert_eq!((frame.kind, used + rest), (FrameKind::Heartbeat, bytes.len()));
+    }
+
+    #[test]
+    fn f01_a_frame_cut_anywhere_waits_for_more() {
+        let bytes = method_frame(b"payload");
+        for length in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..length], 4096), Ok(None), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn s10_bodies_are_split_at_frame_max() {
+        let body: Vec<u8> = (0..=255).cycle().take(10_000).collect();
+        for (length, frames) in [(0, 0), (1, 1), (4088, 1), (4089, 2), (8176, 2), (10_000, 3)] {
+            let mut out = Vec::new();
+            put_body(&mut out, 7, &body[..length], 4096);
+            let (mut rest, mut joined, mut count) = (&out[..], Vec::new(), 0);
+            while let Some((frame, used)) = decode(rest, 4096).unwrap() {
+                assert_eq!((frame.kind, frame.channel), (FrameKind::Body, 7));
+                joined.extend_from_slice(frame.payload);
+                rest = &rest[used..];
+                count += 1;
+            }
+            assert_eq!((count, &joined[..], rest), (frames, &body[..length], &[][..]));
+        }
+    }
+
+    #[test]
+    fn s10_a_tiny_frame_max_does_not_loop() {
+        let mut out = Vec::new();
+        put_body(&mut out, 7, b"abc", 0);
+        assert_eq!(out.len(), 3 * 9);
+    }
+
+    #[test]
+    fn a_body_header_equals_that_of_a_whole_frame() {
+        let mut out = Vec::new();
+        put_body_header(&mut out, 3, 4);
+        out.extend_from_slice(b"body");
+        out.push(FRAME_END);
+        assert_eq!(out, samples::generated(&AMQPFrame::Body(3, b"body".to_vec())));
+        assert_eq!(parse_frame(&out[..]).unwrap().1, AMQPFrame::Body(3, b"body".to_vec()));
+    }
+}

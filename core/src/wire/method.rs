@@ -332,3 +332,223 @@ pub fn put_publish(
         out.push(mandatory.into());
     });
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic is a failure here")]
+
+    use amq_protocol::{
+        frame::AMQPFrame,
+        protocol::{basic, queue},
+        types::{AMQPValue, FieldTable},
+    };
+
+    use super::{
+        super::{Frame, decode, samples},
+        *,
+    };
+
+    fn all_methods() -> Vec<AMQPClass> {
+        let mut all = samples::empty_methods();
+        all.extend(samples::table_methods(&samples::table()));
+        all
+    }
+
+    /// The payload of a method frame.
+    fn payload(class: &AMQPClass) -> Vec<u8> {
+        let frame = samples::generated(&AMQPFrame::Method(0, class.clone()));
+        frame[7..frame.len() - 1].to_vec()
+    }
+
+    fn basic(method: basic::AMQPMethod) -> Vec<u8> {
+        samples::generated(&AMQPFrame::Method(258, AMQPClass::Basic(method)))
+    }
+
+    #[test]
+    fn every_method_survives() {
+        for class in all_methods() {
+            let mut out = vec![9];
+            put_method(&mut out, 258, &class).unwrap();
+            assert_eq!(out[1..], samples::generated(&AMQPFrame::Method(258, class.clone())));
+            let (Frame { channel, payload, .. }, _) = decode(&out[1..], 131_072).unwrap().unwrap();
+            assert_eq!(channel, 258);
+            match decode_method(payload).unwrap() {
+                Method::Other(decoded) => assert_eq!(*decoded, class),
+                hot => assert!(
+                    matches!(
+                        (hot, &class),
+                        (Method::Deliver(_), AMQPClass::Basic(basic::AMQPMethod::Deliver(_)))
+                            | (Method::Ack(_), AMQPClass::Basic(basic::AMQPMethod::Ack(_)))
+                            | (Method::Nack(_), AMQPClass::Basic(basic::AMQPMethod::Nack(_)))
+                            | (Method::Publish(_), AMQPClass::Basic(basic::AMQPMethod::Publish(_)))
+                    ),
+                    "{class:?}"
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn hot_methods_are_written_and_read_as_amq_protocol_does() {
+        for bits in 0..4 {
+            let (one, two) = (bits & 1 != 0, bits & 2 != 0);
+            let tag = 0x0102_0304_0506_0708 + bits;
+            let mut out = Vec::new();
+            put_ack(&mut out, 258, tag, one);
+            let ack = basic::Ack { delivery_tag: tag, multiple: one };
+            assert_eq!(out, basic(basic::AMQPMethod::Ack(ack)));
+            let ack = Ack { delivery_tag: tag, multiple: one };
+            assert_eq!(decode_method(&out[7..20]), Ok(Method::Ack(ack)));
+
+            let mut out = Vec::new();
+            put_nack(&mut out, 258, tag, one, two);
+            let nack = basic::Nack { delivery_tag: tag, multiple: one, requeue: two };
+            assert_eq!(out, basic(basic::AMQPMethod::Nack(nack)));
+            let nack = Nack { delivery_tag: tag, multiple: one, requeue: two };
+            assert_eq!(decode_method(&out[7..20]), Ok(Method::Nack(nack)));
+
+            let mut out = Vec::new();
+            put_reject(&mut out, 258, tag, one);
+            let reject = basic::Reject { delivery_tag: tag, requeue: one };
+            assert_eq!(out, basic(basic::AMQPMethod::Reject(reject)));
+
+            let publish = basic::Publish {
+                exchange: "exchange".into(),
+                routing_key: "".into(),
+                mandatory: one,
+                immediate: two,
+            };
+            let bytes = basic(basic::AMQPMethod::Publish(publish));
+            let Method::Publish(publish) = decode_method(&bytes[7..bytes.len() - 1]).unwrap()
+            else {
+                panic!("not a publish");
+            };
+            assert_eq!((publish.mandatory, publish.immediate), (one, two));
+            assert_eq!((publish.exchange(), publish.routing_key()), (&b"exchange"[..], &b""[..]));
+            if !two {
+                let mut out = Vec::new();
+                put_publish(&mut out, 258, "exchange", "", one);
+                assert_eq!(out, bytes);
+            }
+
+            let mut out = Vec::new();
+            let longest = "k".repeat(255);
+            put_deliver(&mut out, 258, "tag", tag, one, "", &longest);
+            let deliver = basic::Deliver {
+                consumer_tag: "tag".into(),
+                delivery_tag: tag,
+                redelivered: one,
+                exchange: "".into(),
+                routing_key: longest.clone().into(),
+            };
+            assert_eq!(out, basic(basic::AMQPMethod::Deliver(deliver)));
+            let Method::Deliver(deliver) = decode_method(&out[7..out.len() - 1]).unwrap() else {
+                panic!("not a deliver");
+            };
+            assert_eq!((deliver.consumer_tag, deliver.delivery_tag), (&b"tag"[..], tag));
+            assert_eq!(deliver.redelivered, one);
+            assert_eq!((deliver.exchange(), deliver.routing_key()), (&b""[..], longest.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn f21_a_method_cut_anywhere_is_an_error() {
+        for class in all_methods() {
+            let payload = payload(&class);
+            for length in 0..payload.len() {
+                let error = decode_method(&payload[..length]).unwrap_err();
+                assert!(matches!(error, WireError::Truncated { .. }), "{class:?}: {error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn f21_bytes_after_a_method_are_an_error() {
+        for class in all_methods() {
+            let mut payload = payload(&class);
+            payload.push(0);
+            let error = WireError::Malformed { what: AFTER };
+            assert_eq!(decode_method(&payload), Err(error), "{class:?}");
+        }
+    }
+
+    #[test]
+    fn f21_nesting_is_refused_in_every_method_that_has_a_table() {
+        // An empty table is replaced by one nested too deep: the list of tables is complete.
+        let mut with_table = 0;
+        for class in samples::table_methods(&FieldTable::default()) {
+            let payload = payload(&class);
+            let found = (4..payload.len() - 3).filter(|&at| {
+                let mut deep = payload[..at].to_vec();
+                deep.extend_from_slice(&samples::nested(600));
+                deep.extend_from_slice(&payload[at + 4..]);
+                payload[at..at + 4] == [0; 4]
+                    && decode_method(&deep) == Err(WireError::TableTooDeep)
+            });
+            assert_eq!(found.count(), 1, "{class:?}");
+            with_table += 1;
+        }
+        assert_eq!(with_table, 9);
+        // And no other method has a table: wherever there is room for one, none is decoded.
+        for class in samples::empty_methods() {
+            let payload = payload(&class);
+            for at in 4..payload.len().saturating_sub(3) {
+                let mut deep = payload[..at].to_vec();
+                deep.extend_from_slice(&samples::nested(40));
+                deep.extend_from_slice(&payload[at + 4..]);
+                let decoded = format!("{:?}", decode_method(&deep));
+                assert!(!decoded.contains("FieldArray("), "{decoded}");
+            }
+        }
+    }
+
+    #[test]
+    fn f21_every_changed_byte_is_an_error_or_another_method() {
+        for class in all_methods() {
+            let original = payload(&class);
+            for at in 0..original.len() {
+                for value in [0, 1, 0x46, 0xFF] {
+                    let mut changed = original.clone();
+                    changed[at] = value;
+                    if let Ok(Method::Other(class)) = decode_method(&changed) {
+                        let mut out = Vec::new();
+                        put_method(&mut out, 0, &class).unwrap();
+                        let again = decode_method(&out[7..out.len() - 1]).unwrap();
+                        assert_eq!(format!("{again:?}"), format!("{:?}", Method::Other(class)));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_methods_are_not_implemented() {
+        for (class, method) in [(60, 41), (60, 0), (11, 10), (0, 0), (40, 50)] {
+            let error = WireError::UnknownMethod { class, method };
+            let payload = id(class, method).to_be_bytes();
+            assert_eq!(decode_method(&payload), Err(error.clone()));
+            assert_eq!(error.code(), 540);
+        }
+    }
+
+    #[test]
+    fn f21_a_method_that_nobody_could_read_is_not_written() {
+        let mut arguments = FieldTable::default();
+        arguments.insert("k".into(), AMQPValue::ShortString("v".into()));
+        let declare = queue::Declare { arguments, ..Default::default() };
+        let class = AMQPClass::Queue(queue::AMQPMethod::Declare(declare));
+        let mut out = vec![1, 2];
+        let error = WireError::UnknownFieldType(b'_');
+        assert_eq!(put_method(&mut out, 1, &class), Err(error));
+        assert_eq!(out, [1, 2]);
+    }
+
+    #[test]
+    fn names_are_two_short_strings_and_nothing_else() {
+        assert_eq!(split_names(b"\x01a\x02bc"), Some((&b"a"[..], &b"bc"[..])));
+        assert_eq!(split_names(b"\0\0"), Some((&b""[..], &b""[..])));
+        for names in [&b""[..], b"\0", b"\x01", b"\x01a", b"\x01a\x02b", b"\x01a\x02bcd"] {
+            assert_eq!(split_names(names), None, "{names:?}");
+        }
+    }
+}

@@ -8,12 +8,34 @@
 //! The methods that come once per message (publish, deliver, ack, nack) are coded by hand, borrowed
 //! and without allocation; all others go through amq-protocol's parser and generator, after
 //! [`check_table`] has walked every field table in them: that parser recurses.
+//!
+//! ```
+//! use lavinmq_core::wire::{self, FrameKind, Method};
+//!
+//! let mut bytes = Vec::new();
+//! wire::put_ack(&mut bytes, 1, 7, true);
+//! bytes.extend_from_slice(&wire::HEARTBEAT);
+//!
+//! let mut rest = &bytes[..];
+//! while let Some((frame, used)) = wire::decode(rest, 131_072)? {
+//!     rest = &rest[used..];
+//!     if frame.kind == FrameKind::Method
+//!         && let Method::Ack(ack) = wire::decode_method(frame.payload)?
+//!     {
+//!         assert_eq!((frame.channel, ack.delivery_tag, ack.multiple), (1, 7, true));
+//!     }
+//! }
+//! assert!(rest.is_empty()); // else: the beginning of a frame
+//! # Ok::<(), wire::WireError>(())
+//! ```
 
 mod content;
 mod frame;
 mod method;
 mod publish;
 mod read;
+#[cfg(test)]
+mod samples;
 mod table;
 
 use thiserror::Error;

@@ -188,3 +188,100 @@ fn hex(value: u64) -> [u8; 16] {
     }
     digits
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic is a failure here")]
+
+    use amq_protocol::types::AMQPValue;
+
+    use super::{
+        super::{
+            Method, WireError, decode, decode_content_header, decode_method, put_content_header,
+            samples,
+        },
+        *,
+    };
+
+    /// The content header's body size and properties, of the two frames that `bytes` consist of.
+    fn header(bytes: &[u8]) -> Result<(u64, Properties), WireError> {
+        let (method, used) = decode(bytes, 131_072)?.unwrap();
+        assert!(matches!(decode_method(method.payload)?, Method::Publish(_)));
+        let (frame, rest) = decode(&bytes[used..], 131_072)?.unwrap();
+        assert_eq!(used + rest, bytes.len());
+        assert_eq!(frame.channel, method.channel);
+        let header = decode_content_header(frame.payload)?;
+        Ok((header.body_size, header.properties.decode()?))
+    }
+
+    #[test]
+    fn a_template_writes_what_the_plain_encoders_write() {
+        for properties in samples::single_properties() {
+            let template = Template::new("exchange", "key", true, &properties, None, false);
+            let mut out = vec![1];
+            template.encode(&mut out, 0x0102, 0x0304_0506_0708_090A, 99);
+            let mut plain = vec![1];
+            put_publish(&mut plain, 0x0102, "exchange", "key", true);
+            let method = plain.len();
+            put_content_header(&mut plain, 0x0102, 0x0304_0506_0708_090A, &properties);
+            assert_eq!(out, plain);
+            assert_eq!(template.len(), plain.len() - 1);
+            assert_eq!(template.header_len(), plain.len() - method);
+            assert!(!template.generates_id());
+        }
+    }
+
+    #[test]
+    fn generated_ids_and_references_follow_the_sequence() {
+        let prefix = IdPrefix(0x0123_4567_89AB_CDEF);
+        let template = Template::new("", "q", true, &Properties::default(), Some(prefix), true);
+        for sequence in [0, 1, 0xFEDC_BA98_7654_3210, u64::MAX] {
+            let mut out = Vec::new();
+            template.encode(&mut out, 3, 16, sequence);
+            let (size, properties) = header(&out).unwrap();
+            assert_eq!(size, 16);
+            let id = properties.message_id().as_ref().unwrap().as_str();
+            assert_eq!(id, format!("{:016x}{sequence:016x}", prefix.0));
+            assert_eq!(parse_generated_id(id), Some((prefix.0, sequence)));
+            let headers = properties.headers().as_ref().unwrap().inner();
+            assert_eq!(headers[REFERENCE_HEADER], AMQPValue::LongLongInt(sequence.cast_signed()));
+            assert_eq!(headers.len(), 1);
+        }
+    }
+
+    #[test]
+    fn an_id_of_the_applications_is_kept() {
+        let properties = samples::properties();
+        let template = Template::new("", "q", false, &properties, Some(IdPrefix(1)), false);
+        let mut out = Vec::new();
+        template.encode(&mut out, 3, 16, 7);
+        assert_eq!(header(&out), Ok((16, properties)));
+    }
+
+    #[test]
+    fn resent_copies_say_which_they_are() {
+        let template =
+            Template::with_attempt("", "q", false, &samples::properties(), None, true, 2);
+        let mut out = Vec::new();
+        template.encode(&mut out, 3, 16, 7);
+        let (_, properties) = header(&out).unwrap();
+        let headers = properties.headers().as_ref().unwrap().inner();
+        assert_eq!(headers[ATTEMPT_HEADER], AMQPValue::LongInt(2));
+        assert_eq!(headers[REFERENCE_HEADER], AMQPValue::LongLongInt(7));
+        assert_eq!(headers["string"], AMQPValue::LongString("text".into()));
+    }
+
+    #[test]
+    fn only_ids_of_our_form_are_parsed() {
+        for id in [
+            "",
+            "0123456789abcdef0123456789abcde",
+            "0123456789abcdef0123456789abcdef0",
+            "0123456789ABCDEF0123456789abcdef",
+            "0123456789abcdef0123456789abcdeg",
+            "ü123456789abcdef0123456789abcde",
+        ] {
+            assert_eq!(parse_generated_id(id), None, "{id}");
+        }
+    }
+}

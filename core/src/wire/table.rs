@@ -276,3 +276,179 @@ fn put_long(out: &mut Vec<u8>, bytes: &[u8]) {
 fn long_len(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic is a failure here")]
+
+    use amq_protocol::types::{
+        FieldArray, generation::gen_field_table, parsing::parse_field_table,
+    };
+
+    use super::{
+        super::{check_encodable, decode_properties, properties_len, samples},
+        *,
+    };
+    use crate::message::Properties;
+
+    fn encoded(table: &FieldTable) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_table(&mut out, table);
+        out
+    }
+
+    /// A table with one entry of this type octet and these bytes after it.
+    fn entry(kind: u8, value: &[u8]) -> Vec<u8> {
+        let mut bytes = u32::try_from(value.len() + 3).unwrap().to_be_bytes().to_vec();
+        bytes.extend_from_slice(&[1, b'k', kind]);
+        bytes.extend_from_slice(value);
+        bytes
+    }
+
+    #[test]
+    fn tables_are_written_and_read_as_amq_protocol_does() {
+        for table in [FieldTable::default(), samples::table()] {
+            let bytes = encoded(&table);
+            assert_eq!(bytes, gen_field_table(&table)(Vec::new().into()).unwrap().write);
+            assert_eq!(bytes.len(), table_len(&table));
+            assert_eq!(check_table(&bytes), Ok(bytes.len()));
+            assert_eq!(parse_field_table(&bytes[..]).unwrap(), (&[][..], table));
+        }
+    }
+
+    #[test]
+    fn what_follows_a_table_is_left_alone() {
+        let mut bytes = encoded(&samples::table());
+        let length = bytes.len();
+        bytes.extend_from_slice(b"more");
+        assert_eq!(check_table(&bytes), Ok(length));
+    }
+
+    #[test]
+    fn every_field_type_that_the_parser_knows_passes_and_no_other() {
+        for kind in 0..=255u8 {
+            for length in 0..=9 {
+                let bytes = entry(kind, &[0; 9][..length]);
+                let parsed = parse_field_table(&bytes[..]).is_ok();
+                assert_eq!(check_table(&bytes).is_ok(), parsed, "{kind} with {length} bytes");
+            }
+        }
+        assert_eq!(check_table(&entry(b'z', b"")), Err(WireError::UnknownFieldType(b'z')));
+    }
+
+    #[test]
+    fn f21_tables_and_arrays_may_be_nested_32_deep_together() {
+        let deepest = samples::nested(MAX_NESTING);
+        assert_eq!(check_table(&deepest), Ok(deepest.len()));
+        assert!(parse_field_table(&deepest[..]).is_ok());
+        for depth in [MAX_NESTING + 1, 600] {
+            assert_eq!(check_table(&samples::nested(depth)), Err(WireError::TableTooDeep));
+        }
+    }
+
+    #[test]
+    fn f21_many_tables_side_by_side_are_not_deep() {
+        let inner = AMQPValue::FieldTable(FieldTable::default());
+        let array = FieldArray::from(vec![inner; 1000]);
+        let mut table = FieldTable::default();
+        table.insert("many".into(), AMQPValue::FieldArray(array));
+        assert!(check_table(&encoded(&table)).is_ok());
+    }
+
+    #[test]
+    fn f21_a_table_cut_anywhere_is_an_error() {
+        let bytes = encoded(&samples::table());
+        for length in 0..bytes.len() {
+            assert_eq!(
+                check_table(&bytes[..length]),
+                Err(WireError::Truncated { what: "a field table" }),
+                "{length} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn f21_a_length_beyond_its_parent_is_an_error() {
+        for kind in *b"SxFA" {
+            for length in [1, 5, u32::MAX] {
+                let bytes = entry(kind, &length.to_be_bytes());
+                assert_eq!(check_table(&bytes), Err(WireError::TableLength), "{kind} {length}");
+            }
+        }
+        // The inner table claims bytes that belong to its parent's sibling.
+        let mut bytes = entry(b'F', &[0, 0, 0, 3, 1, b'a', b'V', 1, b'b', b'V']);
+        assert_eq!(check_table(&bytes), Ok(bytes.len()));
+        bytes[10] = 4;
+        assert_eq!(check_table(&bytes), Err(WireError::TableLength));
+    }
+
+    #[test]
+    fn f21_lengths_changed_at_random_places_never_pass_what_the_parser_refuses() {
+        let bytes = encoded(&samples::table());
+        for at in 0..bytes.len() {
+            for value in [0, 1, 0x41, 0x46, 0x7F, 0x80, 0xFF] {
+                let mut bytes = bytes.clone();
+                bytes[at] = value;
+                if check_table(&bytes).is_ok() {
+                    assert!(parse_field_table(&bytes[..]).is_ok(), "{value} at {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn f21_a_name_that_is_not_utf8_is_an_error() {
+        let mut bytes = entry(b'V', b"");
+        bytes[5] = 0xFF;
+        assert_eq!(check_table(&bytes), Err(WireError::Utf8 { what: "a name in a table" }));
+    }
+
+    #[test]
+    fn s12_a_short_string_value_is_sent_as_a_long_one() {
+        let mut table = FieldTable::default();
+        table.insert("k".into(), AMQPValue::ShortString("v".into()));
+        let bytes = encoded(&table);
+        assert_eq!(bytes.len(), table_len(&table));
+        let value = parse_field_table(&bytes[..]).unwrap().1.inner()["k"].clone();
+        assert_eq!(value, AMQPValue::LongString("v".into()));
+    }
+
+    #[test]
+    fn f21_tables_nested_too_deep_are_not_encodable() {
+        let with_depth = |depth: usize| {
+            let mut table = FieldTable::default();
+            for _ in 1..depth {
+                let mut outer = FieldTable::default();
+                outer.insert("k".into(), AMQPValue::FieldTable(table));
+                table = outer;
+            }
+            Properties::default().with_headers(table)
+        };
+        let deepest = with_depth(MAX_NESTING);
+        assert_eq!(check_encodable(&deepest), Ok(()));
+        let mut out = Vec::new();
+        super::super::put_properties(&mut out, &deepest);
+        assert_eq!(out.len(), properties_len(&deepest));
+        assert_eq!(decode_properties(&out), Ok(deepest));
+        assert_eq!(check_encodable(&with_depth(MAX_NESTING + 1)), Err(WireError::TableTooDeep));
+    }
+
+    #[test]
+    fn f21_arrays_count_as_nesting_when_encoding_too() {
+        let mut value = AMQPValue::FieldArray(FieldArray::default());
+        for _ in 0..MAX_NESTING - 2 {
+            value = AMQPValue::FieldArray(vec![value].into());
+        }
+        let with = |value: AMQPValue| {
+            let mut table = FieldTable::default();
+            table.insert("k".into(), value);
+            table
+        };
+        let deepest = with(value.clone());
+        assert_eq!(check_table_encodable(&deepest, 1), Ok(()));
+        assert!(check_table(&encoded(&deepest)).is_ok());
+        let deeper = with(AMQPValue::FieldArray(vec![value].into()));
+        assert_eq!(check_table_encodable(&deeper, 1), Err(WireError::TableTooDeep));
+        assert_eq!(check_table(&encoded(&deeper)), Err(WireError::TableTooDeep));
+    }
+}

@@ -1,0 +1,147 @@
+//! The channels of one connection: their numbers, who owns them, and what each waits for.
+
+use crate::{event::Return, ids::ConsumerId, wire::Deliver};
+
+/// Who a channel works for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Declarations.
+    Control,
+    /// A lane, by its index.
+    Lane(usize),
+    /// A consumer, in this generation of its channel.
+    Consumer(ConsumerId, u64),
+    /// Nobody any more: it is being closed.
+    Nobody,
+}
+
+/// The reply that a channel waits for. At most one: the next method is written after it (s17).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expect {
+    OpenOk,
+    SelectOk,
+    QosOk,
+    ConsumeOk,
+    CancelOk,
+    DeclareOk,
+    CloseOk,
+}
+
+/// Content on its way in.
+#[derive(Debug, Default)]
+pub(crate) enum Content {
+    #[default]
+    None,
+    /// The method came; its header is due.
+    Header(Incoming),
+    /// The header came; `missing` bytes of the body are due.
+    Body { incoming: Incoming, body: Vec<u8>, missing: u64 },
+}
+
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Delivery(Arriving),
+    Return { reply: Return, properties: Vec<u8> },
+}
+
+/// A delivery whose content is still arriving.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    pub(crate) tag: u64,
+    pub(crate) redelivered: bool,
+    pub(crate) names: Vec<u8>,
+    pub(crate) properties: Vec<u8>,
+}
+
+impl Arriving {
+    pub(crate) fn new(deliver: &Deliver<'_>) -> Self {
+        Self {
+            tag: deliver.delivery_tag,
+            redelivered: deliver.redelivered,
+            names: deliver.names.to_vec(),
+            properties: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) owner: Owner,
+    pub(crate) expect: Option<Expect>,
+    pub(crate) content: Content,
+}
+
+/// The channels by number. A number is free again only after close-ok (s16).
+#[derive(Debug, Default)]
+pub(crate) struct Channels {
+    /// Index 0 is channel 1.
+    slots: Vec<Option<Channel>>,
+    used: usize,
+}
+
+impl Channels {
+    /// Takes the lowest free number, at most `max` (s47).
+    pub(crate) fn open(&mut self, owner: Owner, max: u16) -> Option<u16> {
+        let channel = Channel { owner, expect: Some(Expect::OpenOk), content: Content::None };
+        let index = match self.slots.iter().position(Option::is_none) {
+            Some(index) => index,
+            None if self.slots.len() < usize::from(max) => {
+                self.slots.push(None);
+                self.slots.len() - 1
+            }
+            None => return None,
+        };
+        *self.slots.get_mut(index)? = Some(channel);
+        self.used += 1;
+        u16::try_from(index + 1).ok()
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, number: u16) -> Option<&mut Channel> {
+        self.slots.get_mut(usize::from(number).checked_sub(1)?)?.as_mut()
+    }
+
+    pub(crate) fn get(&self, number: u16) -> Option<&Channel> {
+        self.slots.get(usize::from(number).checked_sub(1)?)?.as_ref()
+    }
+
+    pub(crate) fn remove(&mut self, number: u16) -> Option<Channel> {
+        let channel = self.slots.get_mut(usize::from(number).checked_sub(1)?)?.take()?;
+        self.used -= 1;
+        Some(channel)
+    }
+
+    /// The numbers in use.
+    pub(crate) fn numbers(&self) -> Vec<u16> {
+        (1..=u16::MAX).zip(&self.slots).filter_map(|(number, slot)| slot.as_ref().map(|_| number)).collect()
+    }
+
+    pub(crate) const fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.slots.clear();
+        self.used = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s47_numbers_are_reused_and_never_exceed_the_maximum() {
+        let mut channels = Channels::default();
+        assert_eq!((1..=4).map(|_| channels.open(Owner::Control, 3)).collect::<Vec<_>>(), [
+            Some(1),
+            Some(2),
+            Some(3),
+            None
+        ]);
+        assert!(channels.remove(2).is_some());
+        assert_eq!(channels.open(Owner::Control, 3), Some(2));
+        assert_eq!(channels.used(), 3);
+        assert!(channels.get(0).is_none() && channels.get(4).is_none());
+    }
+}

@@ -1,0 +1,98 @@
+//! Incoming bytes: one buffer that the driver reads into and frames are decoded from.
+
+/// The size that a buffer starts with, and falls back to when idle.
+const IDLE: usize = 8 << 10;
+/// The size beyond which it grows only for a frame that needs it.
+const BUSY: usize = 64 << 10;
+
+/// Bytes received and not decoded yet.
+///
+/// It grows by doubling when a read fills it, so that it never holds more than twice what arrived.
+#[derive(Debug, Default)]
+pub(crate) struct Receive {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    filled: bool,
+}
+
+impl Receive {
+    /// Space to read into: never empty. `frame_max` is the largest frame that can be under way.
+    pub(crate) fn space(&mut self, frame_max: usize) -> &mut [u8] {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        let length = self.buffer.len();
+        if length == 0 {
+            self.buffer.resize(IDLE, 0);
+        } else if self.end == length && length < BUSY.max(frame_max) || self.filled && length < BUSY {
+            self.buffer.resize(length * 2, 0);
+        }
+        self.filled = false;
+        self.buffer.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// `n` bytes were read into the space.
+    pub(crate) fn read(&mut self, n: usize) {
+        self.end = (self.end + n).min(self.buffer.len());
+        self.filled = self.end == self.buffer.len();
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    pub(crate) const fn consume(&mut self, n: usize) {
+        self.start += n;
+        if self.start >= self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Gives memory back while it holds nothing.
+    pub(crate) fn shrink(&mut self) {
+        if self.start == self.end && self.buffer.len() > IDLE {
+            *self = Self::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_grows_while_reads_fill_it_and_for_a_frame_that_needs_it() {
+        let mut receive = Receive::default();
+        for expected in [8, 16, 32, 64, 64] {
+            let space = receive.space(131_072).len();
+            assert_eq!(space, expected << 10);
+            receive.read(space);
+            receive.consume(space);
+        }
+        // A frame of 128 KiB is under way.
+        let mut arrived = 0;
+        while arrived < 131_072 {
+            let space = receive.space(131_072).len().min(10_000);
+            assert!(space > 0);
+            receive.read(space);
+            arrived += space;
+        }
+        assert_eq!(receive.bytes().len(), arrived);
+        assert!(receive.buffer.len() <= 262_144);
+    }
+
+    #[test]
+    fn what_is_not_consumed_moves_to_the_front() {
+        let mut receive = Receive::default();
+        receive.space(4096)[..6].copy_from_slice(b"abcdef");
+        receive.read(6);
+        receive.consume(4);
+        receive.space(4096)[0] = b'g';
+        receive.read(1);
+        assert_eq!(receive.bytes(), b"efg");
+    }
+}

@@ -1,0 +1,226 @@
+//! A lane: the channel that one or several producers of one mode publish through, across all of its
+//! openings.
+
+use std::collections::VecDeque;
+
+use crate::{backoff::Backoff, config::PublishMode, ids::ProducerId};
+
+/// What a lane does at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LaneState {
+    /// Without a channel; opened when one of its producers has something to send.
+    Closed,
+    /// `channel.open` or `confirm.select` is on its way.
+    Opening,
+    /// It publishes.
+    Open,
+    /// Waiting before it is opened again.
+    Reopening,
+    /// `channel.close` is on its way from us; confirms still count.
+    Closing,
+}
+
+/// Which message a confirm tag stands for.
+#[derive(Clone, Copy, Debug)]
+struct Tag {
+    /// `None` once it is settled.
+    producer: Option<ProducerId>,
+    place: u64,
+}
+
+/// A message whose body is being encoded, one frame at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Partial {
+    pub(crate) producer: ProducerId,
+    pub(crate) place: u64,
+    /// Bytes of the body encoded so far.
+    pub(crate) offset: usize,
+}
+
+/// Looking for the message that made the broker close the channel (semantics s25): one message at a
+/// time, until everything that was in flight then is settled.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Probe {
+    /// Messages left to send one by one.
+    pub(crate) suspects: usize,
+    /// Offenders in a row, all refused with this code.
+    pub(crate) offenders: u32,
+    pub(crate) code: u16,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) mode: PublishMode,
+    pub(crate) state: LaneState,
+    pub(crate) channel: Option<u16>,
+    pub(crate) members: Vec<ProducerId>,
+    /// Whether a single producer owns it.
+    pub(crate) own: bool,
+    /// Members that have something to send, in turn.
+    pub(crate) ready: VecDeque<ProducerId>,
+    /// The broker paused it (`channel.flow`).
+    pub(crate) paused: bool,
+    pub(crate) partial: Option<Partial>,
+    pub(crate) probe: Option<Probe>,
+    pub(crate) backoff: Backoff,
+    /// Whether it stands in the session's list of lanes to visit.
+    pub(crate) active: bool,
+    tags: VecDeque<Tag>,
+    /// The tag of the front of `tags`.
+    base: u64,
+    outstanding: usize,
+}
+
+/// A confirm for a tag that was never sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UnknownTag;
+
+impl Lane {
+    pub(crate) fn new(mode: PublishMode, own: bool) -> Self {
+        Self {
+            mode,
+            state: LaneState::Closed,
+            channel: None,
+            members: Vec::new(),
+            own,
+            ready: VecDeque::new(),
+            paused: false,
+            partial: None,
+            probe: None,
+            backoff: Backoff::default(),
+            active: false,
+            tags: VecDeque::new(),
+            base: 1,
+            outstanding: 0,
+        }
+    }
+
+    /// Whether a message may be sent now.
+    pub(crate) fn may_send(&self) -> bool {
+        self.state == LaneState::Open
+            && !self.paused
+            && (self.probe.is_none() || (self.outstanding == 0 && self.partial.is_none()))
+    }
+
+    /// Gives the next confirm tag to the message at this place. Tags are given in wire order, by the
+    /// one who also writes (semantics s18).
+    pub(crate) fn assign_tag(&mut self, producer: ProducerId, place: u64) {
+        self.tags.push_back(Tag { producer: Some(producer), place });
+        self.outstanding += 1;
+    }
+
+    /// Messages sent on this channel and not confirmed.
+    pub(crate) const fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// The only message outstanding.
+    pub(crate) fn only_outstanding(&self) -> Option<(ProducerId, u64)> {
+        if self.outstanding != 1 {
+            return None;
+        }
+        self.tags.iter().find_map(|tag| tag.producer.map(|producer| (producer, tag.place)))
+    }
+
+    /// The broker confirms (or nacks) a tag, or all up to it; tag 0 with `multiple` is everything
+    /// (semantics s19). Calls `settle` for each message that was outstanding, in order, and returns
+    /// how many of the named tags were settled already.
+    pub(crate) fn confirm(
+        &mut self,
+        tag: u64,
+        multiple: bool,
+        mut settle: impl FnMut(ProducerId, u64),
+    ) -> Result<u64, UnknownTag> {
+        let next = self.base + self.tags.len() as u64;
+        let tag = if tag == 0 && multiple { next - 1 } else { tag };
+        if tag == 0 && !multiple || tag >= next {
+            return Err(UnknownTag);
+        }
+        if tag < self.base {
+            return Ok(1);
+        }
+        if multiple {
+            let count = (tag + 1 - self.base) as usize;
+            self.base = tag + 1;
+            for tag in self.tags.drain(..count) {
+                if let Some(producer) = tag.producer {
+                    self.outstanding -= 1;
+                    settle(producer, tag.place);
+                }
+            }
+            return Ok(0);
+        }
+        let Some(entry) = self.tags.get_mut((tag - self.base) as usize) else { return Err(UnknownTag) };
+        let Some(producer) = entry.producer.take() else { return Ok(1) };
+        self.outstanding -= 1;
+        settle(producer, entry.place);
+        while self.tags.front().is_some_and(|tag| tag.producer.is_none()) {
+            self.tags.pop_front();
+            self.base += 1;
+        }
+        Ok(0)
+    }
+
+    /// Every tag outstanding, in wire order.
+    pub(crate) fn outstanding_tags(&self) -> impl Iterator<Item = (ProducerId, u64)> + use<'_> {
+        self.tags.iter().filter_map(|tag| tag.producer.map(|producer| (producer, tag.place)))
+    }
+
+    /// The channel is gone: its tags mean nothing any more.
+    pub(crate) fn forget_channel(&mut self) {
+        self.channel = None;
+        self.state = LaneState::Closed;
+        self.paused = false;
+        self.partial = None;
+        self.tags.clear();
+        self.base = 1;
+        self.outstanding = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(messages: u64) -> Lane {
+        let mut lane = Lane::new(PublishMode::Confirm, true);
+        for place in 0..messages {
+            lane.assign_tag(ProducerId(0), place);
+        }
+        lane
+    }
+
+    fn confirm(lane: &mut Lane, tag: u64, multiple: bool) -> (Vec<u64>, Result<u64, UnknownTag>) {
+        let mut places = Vec::new();
+        let result = lane.confirm(tag, multiple, |_, place| places.push(place));
+        (places, result)
+    }
+
+    #[test]
+    fn s19_out_of_order_mixed_duplicated_and_zero() {
+        let mut lane = lane(6);
+        assert_eq!(confirm(&mut lane, 3, false), (vec![2], Ok(0)));
+        assert_eq!(confirm(&mut lane, 3, false), (vec![], Ok(1)));
+        assert_eq!(confirm(&mut lane, 4, true), (vec![0, 1, 3], Ok(0)));
+        assert_eq!(confirm(&mut lane, 2, true), (vec![], Ok(1)));
+        assert_eq!(confirm(&mut lane, 0, true), (vec![4, 5], Ok(0)));
+        assert_eq!(lane.outstanding(), 0);
+    }
+
+    #[test]
+    fn s19_a_tag_never_sent_is_an_error_and_settles_nothing() {
+        let mut lane = lane(2);
+        assert_eq!(confirm(&mut lane, 3, false), (vec![], Err(UnknownTag)));
+        assert_eq!(confirm(&mut lane, 3, true), (vec![], Err(UnknownTag)));
+        assert_eq!(confirm(&mut lane, 0, false), (vec![], Err(UnknownTag)));
+        assert_eq!(lane.outstanding(), 2);
+    }
+
+    #[test]
+    fn s18_tags_start_at_one_on_each_channel() {
+        let mut lane = lane(3);
+        lane.forget_channel();
+        lane.assign_tag(ProducerId(0), 0);
+        assert_eq!(confirm(&mut lane, 1, false), (vec![0], Ok(0)));
+    }
+}

@@ -1,0 +1,283 @@
+//! One producer's messages: those that wait, and those that are sent and not settled.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use crate::{message::Message, publish::Accepted, time::Time};
+
+/// The outage buffer (`queue`) behind the window (`window`), in the order of sending.
+///
+/// A message in the queue can be evicted and can expire. Once encoded it moves to the window and
+/// stays there until it is settled; at the loss of a channel `cursor` goes back to the window's
+/// start, and sending goes on from there. That is the whole resend logic.
+///
+/// Each message in the window has a *place*, which never changes.
+#[derive(Debug, Default)]
+pub(crate) struct Ring {
+    queue: VecDeque<Accepted>,
+    queue_bytes: usize,
+    window: VecDeque<Sent>,
+    /// The place of the window's front.
+    base: u64,
+    /// Index into the window: what lies before it is sent on the current channel.
+    cursor: usize,
+    in_flight: usize,
+    in_flight_bytes: usize,
+}
+
+/// A message in the window.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) sequence: u64,
+    pub(crate) routing_key: Option<Arc<str>>,
+    pub(crate) message: Message,
+    /// Copies that were possibly written whole and are not on the current channel.
+    pub(crate) attempts: u32,
+    /// Bytes of its latest encoding, all frames.
+    pub(crate) encoded: u32,
+    settled: bool,
+}
+
+impl Ring {
+    pub(crate) fn push(&mut self, accepted: Accepted) {
+        self.queue_bytes += accepted.message.body().len();
+        self.queue.push_back(accepted);
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(crate) const fn queued_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
+    pub(crate) const fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.in_flight == 0
+    }
+
+    /// Takes the oldest message that was never encoded.
+    pub(crate) fn pop_queued(&mut self) -> Option<Accepted> {
+        let oldest = self.queue.pop_front()?;
+        self.queue_bytes -= oldest.message.body().len();
+        Some(oldest)
+    }
+
+    /// When the oldest queued message expires.
+    pub(crate) fn expiry(&self, ttl: Duration) -> Option<Time> {
+        self.queue.front().map(|oldest| oldest.at + ttl)
+    }
+
+    /// Whether something waits to be sent, again or for the first time.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.has_resend() || !self.queue.is_empty()
+    }
+
+    fn has_resend(&self) -> bool {
+        self.window.range(self.cursor..).any(|sent| !sent.settled)
+    }
+
+    /// Whether [`Self::next`] would give something under these caps.
+    pub(crate) fn can_send(&self, max: usize, max_bytes: usize) -> bool {
+        self.cursor < self.window.len() && self.has_resend()
+            || (!self.queue.is_empty() && self.in_flight < max && self.in_flight_bytes < max_bytes)
+    }
+
+    /// The next message to encode, with its place; `true` if it comes from the queue. The caps bound
+    /// what is newly moved into the window (one message more than the bytes allow can be in it).
+    pub(crate) fn next(&mut self, max: usize, max_bytes: usize) -> Option<(u64, &mut Sent, bool)> {
+        while self.window.get(self.cursor).is_some_and(|sent| sent.settled) {
+            self.cursor += 1;
+        }
+        let fresh = self.cursor == self.window.len();
+        if fresh {
+            if self.in_flight >= max || self.in_flight_bytes >= max_bytes {
+                return None;
+            }
+            let Accepted { sequence, routing_key, message, .. } = self.queue.pop_front()?;
+            let length = message.body().len();
+            self.queue_bytes -= length;
+            self.in_flight_bytes += length;
+            self.in_flight += 1;
+            self.window.push_back(Sent {
+                sequence,
+                routing_key,
+                message,
+                attempts: 0,
+                encoded: 0,
+                settled: false,
+            });
+        }
+        let place = self.base + self.cursor as u64;
+        self.cursor += 1;
+        self.window.get_mut(self.cursor - 1).map(|sent| (place, sent, fresh))
+    }
+
+    fn index(&self, place: u64) -> Option<usize> {
+        usize::try_from(place.checked_sub(self.base)?).ok()
+    }
+
+    /// A message in the window that is not settled.
+    pub(crate) fn get(&self, place: u64) -> Option<&Sent> {
+        self.window.get(self.index(place)?).filter(|sent| !sent.settled)
+    }
+
+    pub(crate) fn get_mut(&mut self, place: u64) -> Option<&mut Sent> {
+        let index = self.index(place)?;
+        self.window.get_mut(index).filter(|sent| !sent.settled)
+    }
+
+    /// Settles the message at this place: its sequence, and the message if `keep`.
+    pub(crate) fn settle(&mut self, place: u64) -> Option<(u64, Message)> {
+        let index = self.index(place)?;
+        let sent = self.window.get_mut(index).filter(|sent| !sent.settled)?;
+        sent.settled = true;
+        let sequence = sent.sequence;
+        let message = std::mem::replace(&mut sent.message, Message::empty());
+        self.in_flight -= 1;
+        self.in_flight_bytes -= message.body().len();
+        if index == 0 {
+            self.pop_settled();
+        }
+        Some((sequence, message))
+    }
+
+    fn pop_settled(&mut self) {
+        while self.window.front().is_some_and(|sent| sent.settled) {
+            self.window.pop_front();
+            self.base += 1;
+            self.cursor = self.cursor.saturating_sub(1);
+        }
+    }
+
+    /// Unsettled messages sent on the current channel, oldest first.
+    pub(crate) fn sent_places(&self) -> impl DoubleEndedIterator<Item = u64> + use<'_> {
+        let places = self.base..;
+        self.window.range(..self.cursor).zip_places(places)
+    }
+
+    /// The channel is gone. Of what was sent on it, the messages before `whole_before` were possibly
+    /// written whole: those count an attempt. Sending starts again at the window's front.
+    pub(crate) fn rewind(&mut self, whole_before: u64) {
+        let base = self.base;
+        for (index, sent) in self.window.range_mut(..self.cursor).enumerate() {
+            if base + (index as u64) < whole_before {
+                sent.attempts = sent.attempts.saturating_add(1);
+            }
+        }
+        self.cursor = 0;
+    }
+
+    /// The place after the last one sent on the current channel.
+    pub(crate) const fn sent_end(&self) -> u64 {
+        self.base + self.cursor as u64
+    }
+
+    /// The place after the last one in the window.
+    pub(crate) fn window_end(&self) -> u64 {
+        self.base + self.window.len() as u64
+    }
+
+    /// The first unsettled message in the window, sent or not.
+    pub(crate) fn first_in_flight(&self) -> Option<u64> {
+        self.window.iter().position(|sent| !sent.settled).map(|index| self.base + index as u64)
+    }
+
+    /// Gives memory back when it is empty.
+    pub(crate) fn shrink(&mut self) {
+        if self.is_empty() {
+            self.queue.shrink_to(0);
+            self.window.shrink_to(0);
+        }
+    }
+}
+
+/// Pairs the window's messages with their places, leaving settled ones out.
+trait ZipPlaces<'a>: DoubleEndedIterator<Item = &'a Sent> + ExactSizeIterator + Sized {
+    fn zip_places(self, places: std::ops::RangeFrom<u64>) -> impl DoubleEndedIterator<Item = u64> + use<'a, Self> {
+        self.enumerate()
+            .filter(|(_, sent)| !sent.settled)
+            .map(move |(index, _)| places.start + index as u64)
+    }
+}
+
+impl<'a, I: DoubleEndedIterator<Item = &'a Sent> + ExactSizeIterator> ZipPlaces<'a> for I {}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn ring(messages: u64) -> Ring {
+        let mut ring = Ring::default();
+        for sequence in 1..=messages {
+            let message = Message::new(format!("{sequence}"));
+            ring.push(Accepted { sequence, at: Time::ZERO, routing_key: None, message });
+        }
+        ring
+    }
+
+    fn send(ring: &mut Ring, max: usize) -> Vec<u64> {
+        let mut sent = Vec::new();
+        while let Some((_, next, _)) = ring.next(max, usize::MAX) {
+            sent.push(next.sequence);
+        }
+        sent
+    }
+
+    #[test]
+    fn a_rewind_sends_the_window_again_ahead_of_the_queue_without_what_is_settled() {
+        let mut ring = ring(5);
+        assert_eq!(send(&mut ring, 4), [1, 2, 3, 4]);
+        assert_eq!(ring.settle(0).unwrap().0, 1);
+        assert_eq!(ring.settle(2).unwrap().0, 3);
+        // Places 0 to 2 were written whole, 3 was not.
+        ring.rewind(3);
+        assert_eq!(send(&mut ring, 10), [2, 4, 5]);
+        assert_eq!(ring.get(1).unwrap().attempts, 1);
+        assert_eq!(ring.get(3).unwrap().attempts, 0);
+        assert_eq!((ring.in_flight(), ring.queued()), (3, 0));
+    }
+
+    #[test]
+    fn the_window_caps_what_is_new_but_never_a_resend() {
+        let mut ring = ring(6);
+        assert_eq!(send(&mut ring, 3), [1, 2, 3]);
+        assert!(!ring.can_send(3, usize::MAX));
+        ring.rewind(0);
+        assert!(ring.can_send(1, usize::MAX));
+        assert_eq!(send(&mut ring, 1), [1, 2, 3]);
+    }
+
+    #[test]
+    fn settling_twice_or_beyond_the_window_is_nothing() {
+        let mut ring = ring(2);
+        send(&mut ring, 2);
+        assert!(ring.settle(1).is_some());
+        assert!(ring.settle(1).is_none());
+        assert!(ring.settle(7).is_none());
+        assert!(ring.settle(0).is_some());
+        assert!(ring.settle(0).is_none());
+        assert!(ring.is_empty());
+    }
+
+    #[test]
+    fn bytes_are_accounted_through_queue_and_window() {
+        let mut ring = Ring::default();
+        for sequence in 1..=3 {
+            let message = Message::new(vec![0; 100]);
+            ring.push(Accepted { sequence, at: Time::ZERO, routing_key: None, message });
+        }
+        assert_eq!(ring.queued_bytes(), 300);
+        assert!(ring.next(10, 150).is_some() && ring.next(10, 150).is_some());
+        assert!(ring.next(10, 150).is_none(), "200 bytes are in flight already");
+        assert_eq!(ring.pop_queued().unwrap().sequence, 3);
+        assert_eq!(ring.queued_bytes(), 0);
+        ring.settle(0);
+        ring.settle(1);
+        assert_eq!(ring.in_flight_bytes, 0);
+    }
+}

@@ -1,0 +1,638 @@
+//! Lanes: publishing channels across their openings, what is encoded on them, and what settles.
+
+use amq_protocol::protocol::{AMQPClass, confirm};
+
+use super::{PUBLISH, Session, timer::Timer};
+use crate::{
+    config::PublishMode,
+    connection::channel::{Expect, Owner},
+    event::{FailReason, UnknownReason, Verdict},
+    ids::ProducerId,
+    publish::{
+        lane::{Lane, LaneState, Partial, Probe},
+        producer::{Outcome, Step, Wire},
+    },
+    session::appended::{Appended, What},
+};
+
+/// How many bytes one producer may encode before the next one has its turn.
+const QUANTUM: u64 = 16 << 10;
+
+/// Channels that producers without one of their own share, for each mode.
+const SHARED_LANES: usize = 8;
+
+impl Session {
+    // ---- membership ------------------------------------------------------------------------------
+
+    /// The lane for a new producer: one of its own while there are plenty of channels, then the one
+    /// with the fewest members among those that producers of its mode share.
+    pub(super) fn lane_for(&mut self, mode: PublishMode) -> usize {
+        let own = self.lanes.iter().filter(|lane| lane.own && !lane.members.is_empty()).count();
+        if own < usize::from(self.config.limits.own_channels) {
+            return self.new_lane(mode, true);
+        }
+        let shared = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.own && lane.mode == mode);
+        let (count, best) = shared.fold((0, None), |(count, best): (usize, Option<(usize, usize)>), (index, lane)| {
+            let members = lane.members.len();
+            let best = best.filter(|&(_, fewest)| fewest <= members).or(Some((index, members)));
+            (count + 1, best)
+        });
+        match best {
+            Some((index, members)) if members == 0 || count >= SHARED_LANES => index,
+            _ => self.new_lane(mode, false),
+        }
+    }
+
+    fn new_lane(&mut self, mode: PublishMode, own: bool) -> usize {
+        // A lane whose members are gone and whose channel is closed is used again.
+        let unused = |lane: &Lane| {
+            lane.members.is_empty() && lane.channel.is_none() && lane.state == LaneState::Closed && !lane.active
+        };
+        if let Some(index) = self.lanes.iter().position(unused)
+            && let Some(lane) = self.lanes.get_mut(index)
+        {
+            *lane = Lane::new(mode, own);
+            return index;
+        }
+        self.lanes.push(Lane::new(mode, own));
+        self.lanes.len() - 1
+    }
+
+    pub(super) fn leave_lane(&mut self, producer: ProducerId, l: usize) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        lane.members.retain(|&member| member != producer);
+        lane.ready.retain(|&member| member != producer);
+        if !lane.members.is_empty() {
+            return;
+        }
+        match lane.state {
+            LaneState::Open => {
+                if let Some(channel) = lane.channel {
+                    lane.state = LaneState::Closing;
+                    self.close_channel(PUBLISH, channel, 200, "producer closed");
+                }
+            }
+            LaneState::Reopening => {
+                lane.state = LaneState::Closed;
+                self.timers.cancel(Timer::Reopen(l));
+            }
+            LaneState::Closed | LaneState::Opening | LaneState::Closing => {}
+        }
+    }
+
+    // ---- opening ---------------------------------------------------------------------------------
+
+    /// The producer may have something to send: its lane shall know, and open if it must.
+    pub(super) fn make_ready(&mut self, producer: ProducerId) {
+        let Some(p) = self.producers.get_mut(producer.0) else { return };
+        if p.ready || !p.can_send() {
+            return;
+        }
+        let l = p.lane;
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        p.ready = true;
+        lane.ready.push_back(producer);
+        match lane.state {
+            LaneState::Open => self.activate(l),
+            LaneState::Closed => self.open_lane(l),
+            LaneState::Opening | LaneState::Reopening | LaneState::Closing => {}
+        }
+    }
+
+    fn activate(&mut self, l: usize) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        if !lane.active && (!lane.ready.is_empty() || lane.partial.is_some()) {
+            lane.active = true;
+            self.active.push_back(l);
+        }
+    }
+
+    /// Opens every lane that has something to send: the publishing connection is up.
+    pub(super) fn open_waiting_lanes(&mut self) {
+        for l in 0..self.lanes.len() {
+            if self.lanes.get(l).is_some_and(|lane| lane.state == LaneState::Closed && !lane.ready.is_empty()) {
+                self.open_lane(l);
+            }
+        }
+    }
+
+    fn open_lane(&mut self, l: usize) {
+        let Some(connection) = self.connections.get_mut(PUBLISH).filter(|connection| connection.is_open()) else {
+            return;
+        };
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        match connection.open_channel(Owner::Lane(l)) {
+            Some(number) => {
+                lane.channel = Some(number);
+                lane.state = LaneState::Opening;
+                self.await_reply(PUBLISH, number);
+            }
+            // Every channel is taken: one may be free later (s47).
+            None => self.delay_lane(l),
+        }
+    }
+
+    /// Opens the lane again after its backoff.
+    pub(super) fn delay_lane(&mut self, l: usize) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        let delay = lane.backoff.next(&self.config.backoff, &mut self.rng);
+        lane.state = LaneState::Reopening;
+        self.timers.arm(Timer::Reopen(l), self.now + delay);
+        self.refresh_lane(l);
+    }
+
+    pub(super) fn reopen_lane(&mut self, l: usize) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        if lane.state != LaneState::Reopening {
+            return;
+        }
+        lane.state = LaneState::Closed;
+        if !lane.ready.is_empty() {
+            self.open_lane(l);
+        }
+        self.refresh_lane(l);
+    }
+
+    /// Tells the lane's producers how messages leave.
+    pub(super) fn refresh_lane(&mut self, l: usize) {
+        let members = self.lanes.get(l).map(|lane| lane.members.clone()).unwrap_or_default();
+        for producer in members {
+            self.refresh_flow(producer);
+        }
+    }
+
+    /// `channel.open-ok` or `confirm.select-ok` came.
+    pub(super) fn lane_step(&mut self, l: usize, channel: u16, done: Expect) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        if lane.mode == PublishMode::Confirm && done == Expect::OpenOk {
+            let select = confirm::AMQPMethod::Select(confirm::Select { nowait: false });
+            self.call(PUBLISH, channel, &AMQPClass::Confirm(select), Expect::SelectOk);
+            return;
+        }
+        lane.state = LaneState::Open;
+        if lane.members.is_empty() {
+            lane.state = LaneState::Closing;
+            self.close_channel(PUBLISH, channel, 200, "producer closed");
+            return;
+        }
+        self.activate(l);
+        self.refresh_lane(l);
+    }
+
+    /// `channel.flow` pauses the lane, or lets it go on (s24).
+    pub(super) fn lane_flow(&mut self, l: usize, active: bool) {
+        if let Some(lane) = self.lanes.get_mut(l) {
+            lane.paused = !active;
+        }
+        self.activate(l);
+        self.refresh_lane(l);
+    }
+
+    // ---- encoding --------------------------------------------------------------------------------
+
+    /// Encodes what is ready, lane by lane, until enough output is pending.
+    pub(super) fn encode_messages(&mut self) {
+        if !self.publishes() {
+            return;
+        }
+        let mut idle = 0;
+        while idle < self.active.len()
+            && self.connections.get(PUBLISH).is_some_and(Self::has_output_room)
+            && !(self.single_file && self.in_single_file())
+        {
+            let Some(l) = self.active.pop_front() else { return };
+            let before = self.connections.get(PUBLISH).map(|connection| connection.transmit.enqueued());
+            let more = self.encode_lane(l);
+            let after = self.connections.get(PUBLISH).map(|connection| connection.transmit.enqueued());
+            idle = if before == after { idle + 1 } else { 0 };
+            if more {
+                self.active.push_back(l);
+            } else if let Some(lane) = self.lanes.get_mut(l) {
+                lane.active = false;
+            }
+        }
+    }
+
+    /// Gives the lane a turn: one producer's quantum. Whether it has more to send.
+    fn encode_lane(&mut self, l: usize) -> bool {
+        let now = self.now;
+        let (Some(connection), Some(lane)) = (self.connections.get_mut(PUBLISH), self.lanes.get_mut(l)) else {
+            return false;
+        };
+        let Some(channel) = lane.channel else { return false };
+        let mut wire =
+            Wire { transmit: &mut connection.transmit, channel, frame_max: connection.tuned.frame_max };
+        if let Some(partial) = lane.partial {
+            let producer = partial.producer;
+            let rest = self
+                .producers
+                .get_mut(producer.0)
+                .and_then(|p| p.send_rest(&mut wire, partial.place, partial.offset));
+            match rest {
+                Some(offset) => lane.partial = Some(Partial { offset, ..partial }),
+                None => {
+                    lane.partial = None;
+                    let (first, last) = (partial.place, partial.place);
+                    let end = wire.transmit.enqueued();
+                    let what = What::Messages { producer, first, last };
+                    if let Some(appended) = self.appended.get_mut(PUBLISH) {
+                        appended.push_back(Appended { end, what });
+                    }
+                }
+            }
+            return true;
+        }
+        if !lane.may_send() {
+            return false;
+        }
+        let Some(producer) = lane.ready.pop_front() else { return false };
+        let Some(p) = self.producers.get_mut(producer.0) else { return !lane.ready.is_empty() };
+        let until = wire.transmit.enqueued() + QUANTUM;
+        let confirm = lane.mode == PublishMode::Confirm;
+        let mut run: Option<(u64, u64, u64)> = None;
+        let mut failed = Vec::new();
+        while lane.may_send() && wire.transmit.enqueued() < until {
+            if p.config.ttl.is_some_and(|ttl| p.ring.expiry(ttl).is_some_and(|at| at <= now)) {
+                break;
+            }
+            let Some(Step { place, result, attempt }) = p.send_next(&mut wire, now) else { break };
+            match result {
+                Ok(rest) => {
+                    if confirm {
+                        lane.assign_tag(producer, place);
+                    }
+                    if let Some(offset) = rest {
+                        lane.partial = Some(Partial { producer, place, offset });
+                        break;
+                    }
+                    let first = run.map_or(place, |(first, ..)| first);
+                    run = Some((first, place, wire.transmit.enqueued()));
+                }
+                Err(_) => failed.push((place, attempt)),
+            }
+        }
+        p.ready = p.can_send();
+        if p.ready {
+            lane.ready.push_back(producer);
+        }
+        if p.stalled {
+            p.stalled = false;
+        }
+        let more = lane.partial.is_some() || (!lane.ready.is_empty() && lane.may_send());
+        if confirm && run.is_some() {
+            lane.note_sent(now);
+        }
+        let confirm_timeout = p.config.confirm_timeout;
+        if let (Some((first, last, end)), Some(appended)) = (run, self.appended.get_mut(PUBLISH)) {
+            appended.push_back(Appended { end, what: What::Messages { producer, first, last } });
+        }
+        if let Some(timeout) = confirm_timeout {
+            self.timers.arm_if_idle(Timer::Confirm(l), now + timeout);
+        }
+        self.expire(producer);
+        self.refresh_flow(producer);
+        self.mark_dirty(producer);
+        for (place, attempt) in failed {
+            let verdict = if attempt > 1 {
+                Verdict::Unknown(UnknownReason::FrameTooLarge)
+            } else {
+                Verdict::Failed(FailReason::FrameTooLarge)
+            };
+            self.finish(producer, place, &Outcome::Not(verdict));
+            self.check_closed(producer);
+        }
+        more
+    }
+
+    // ---- settling --------------------------------------------------------------------------------
+
+    /// `basic.ack` or `basic.nack` on a lane.
+    pub(super) fn on_confirm(&mut self, l: usize, tag: u64, multiple: bool, nack: bool) -> bool {
+        let Some(mut lane) = self.lanes.get_mut(l).map(|lane| std::mem::replace(lane, Lane::new(lane.mode, lane.own)))
+        else {
+            return false;
+        };
+        let mut last = None;
+        let mut settled = 0;
+        let result = lane.confirm(tag, multiple, |producer, place| {
+            settled += 1;
+            if last.is_some_and(|last| last != producer) {
+                self.after_settling(last);
+            }
+            last = Some(producer);
+            self.confirm_one(producer, place, nack);
+        });
+        let probing = lane.probe.is_some();
+        if settled > 0 {
+            lane.backoff.reset();
+            if let Some(probe) = &mut lane.probe {
+                probe.offenders = 0;
+                probe.suspects = probe.suspects.saturating_sub(settled);
+                if probe.suspects == 0 {
+                    lane.probe = None;
+                }
+            }
+        }
+        if let Some(slot) = self.lanes.get_mut(l) {
+            *slot = lane;
+        }
+        match (result, last) {
+            (Err(_), _) => return false,
+            (Ok(duplicates), None) => self.count_duplicates(l, duplicates),
+            (Ok(_), Some(_)) => {}
+        }
+        self.after_settling(last);
+        if probing {
+            self.end_single_file();
+        }
+        self.activate(l);
+        true
+    }
+
+    fn confirm_one(&mut self, producer: ProducerId, place: u64, nack: bool) {
+        let Some(p) = self.producers.get_mut(producer.0) else { return };
+        let returned = p.take_return(place);
+        let outcome = match (nack, returned) {
+            (true, _) => Outcome::Not(Verdict::Nacked),
+            (false, Some(reply)) => Outcome::Not(Verdict::Returned(reply)),
+            (false, None) => Outcome::Confirmed,
+        };
+        self.finish(producer, place, &outcome);
+    }
+
+    fn count_duplicates(&mut self, l: usize, duplicates: u64) {
+        if let Some(producer) = self.lanes.get(l).and_then(|lane| lane.members.first().copied())
+            && let Some(p) = self.producers.get_mut(producer.0)
+        {
+            p.stats.duplicate_confirms += duplicates;
+        }
+    }
+
+    /// Room in the window: the producer may go on, or be done.
+    fn after_settling(&mut self, producer: Option<ProducerId>) {
+        if let Some(producer) = producer {
+            self.check_closed(producer);
+            self.make_ready(producer);
+        }
+    }
+
+    /// Bytes are surely written: fire-and-forget messages are sent, settlements are done.
+    pub(super) fn settle_written(&mut self, c: usize) {
+        let Some(flushed) = self.connections.get(c).map(|connection| connection.transmit.flushed()) else { return };
+        while let Some(appended) = self.appended.get_mut(c) {
+            if appended.front().is_none_or(|front| front.end > flushed) {
+                return;
+            }
+            let Some(Appended { what, .. }) = appended.pop_front() else { return };
+            match what {
+                What::Messages { producer, first, last } => {
+                    if self.producers.get(producer.0).is_some_and(|p| !p.is_confirm()) {
+                        self.sent(producer, first, last);
+                    }
+                }
+                What::Settlements { consumer, settled, settles } => {
+                    self.settlements_written(consumer, settled, settles);
+                }
+            }
+        }
+    }
+
+    /// Fire-and-forget: written.
+    fn sent(&mut self, producer: ProducerId, first: u64, last: u64) {
+        for place in first..=last {
+            self.finish(producer, place, &Outcome::Sent);
+        }
+        self.after_settling(Some(producer));
+    }
+
+    // ---- loss ------------------------------------------------------------------------------------
+
+    /// What was not begun to be written on this connection never will be: forget it, and remember
+    /// which messages the peer cannot have whole.
+    pub(super) fn cut_output(&mut self, c: usize) {
+        let Some(connection) = self.connections.get_mut(c) else { return };
+        connection.transmit.keep_begun_frame();
+        let limit = connection.transmit.enqueued();
+        self.forget_appended(c, limit, |_| true);
+    }
+
+    /// Forgets what was appended beyond `limit` and is `wanted`, after noting in `unwritten` the first
+    /// message of each producer that ends beyond it; and settlements that never reach the peer.
+    fn forget_appended(&mut self, c: usize, limit: u64, wanted: impl Fn(&What) -> bool) {
+        let Some(appended) = self.appended.get_mut(c) else { return };
+        let mut kept = std::mem::take(appended);
+        let mut beyond = Vec::new();
+        kept.retain(|appended| {
+            let forget = appended.end > limit && wanted(&appended.what);
+            if forget {
+                beyond.push(*appended);
+            }
+            !forget
+        });
+        if let Some(appended) = self.appended.get_mut(c) {
+            *appended = kept;
+        }
+        for Appended { mut end, what } in beyond {
+            match what {
+                What::Messages { producer, first, last } => {
+                    let Some(p) = self.producers.get(producer.0) else { continue };
+                    let mut unwritten = last + 1;
+                    for place in (first..=last).rev() {
+                        if end <= limit {
+                            break;
+                        }
+                        unwritten = place;
+                        end -= p.ring.get(place).map_or(0, |sent| u64::from(sent.encoded));
+                    }
+                    self.note_unwritten(producer, unwritten);
+                }
+                What::Settlements { consumer, settled, .. } => self.settlements_lost(consumer, settled),
+            }
+        }
+        if c == PUBLISH {
+            let partial: Vec<_> = self
+                .lanes
+                .iter()
+                .filter_map(|lane| lane.partial)
+                .filter(|partial| {
+                    let (producer, first, last) = (partial.producer, partial.place, partial.place);
+                    wanted(&What::Messages { producer, first, last })
+                })
+                .collect();
+            for partial in partial {
+                self.note_unwritten(partial.producer, partial.place);
+            }
+        }
+    }
+
+    fn note_unwritten(&mut self, producer: ProducerId, place: u64) {
+        let first = self.unwritten.entry(producer).or_insert(place);
+        *first = place.min(*first);
+    }
+
+    /// The connection is gone: whatever the transport did not take was never written.
+    pub(super) fn settle_lost(&mut self, c: usize) {
+        let Some(offered) = self.connections.get(c).map(|connection| connection.transmit.offered()) else { return };
+        self.forget_appended(c, offered, |_| true);
+        if let Some(appended) = self.appended.get_mut(c) {
+            for appended in std::mem::take(appended) {
+                // Offered, and never flushed: messages count as written, settlements as lost.
+                if let What::Settlements { consumer, settled, .. } = appended.what {
+                    self.settlements_lost(consumer, settled);
+                }
+            }
+        }
+        if c == PUBLISH {
+            self.active.clear();
+            for l in 0..self.lanes.len() {
+                self.lane_lost(l);
+            }
+            self.unwritten.clear();
+        }
+    }
+
+    /// The lane's channel is gone, with its connection or alone: what was sent on it and is not
+    /// settled is sent again when the lane is open again.
+    pub(super) fn lane_lost(&mut self, l: usize) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        let waiting = lane.state == LaneState::Reopening;
+        lane.active = false;
+        if lane.channel.is_some() {
+            for producer in lane.members.clone() {
+                self.rewind(producer);
+            }
+        }
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        lane.forget_channel();
+        if waiting {
+            self.timers.cancel(Timer::Reopen(l));
+        }
+        self.timers.cancel(Timer::Confirm(l));
+        self.active.retain(|&other| other != l);
+    }
+
+    /// The lane's channel was closed while its connection stands: the peer discards what of its
+    /// frames it has not read; what the transport has not taken it cannot have.
+    pub(super) fn lane_channel_lost(&mut self, l: usize) {
+        let Some(offered) = self.connections.get(PUBLISH).map(|connection| connection.transmit.offered()) else {
+            return;
+        };
+        let members = self.lanes.get(l).map(|lane| lane.members.clone()).unwrap_or_default();
+        let ours = |what: &What| matches!(what, What::Messages { producer, .. } if members.contains(producer));
+        self.forget_appended(PUBLISH, offered, ours);
+        if let Some(appended) = self.appended.get_mut(PUBLISH) {
+            appended.retain(|appended| !ours(&appended.what));
+        }
+        self.lane_lost(l);
+        self.unwritten.clear();
+    }
+
+    /// Takes back what was sent on a channel that is gone. In fire-and-forget mode, what was possibly
+    /// written whole counts as sent.
+    fn rewind(&mut self, producer: ProducerId) {
+        let unwritten = self.unwritten.get(&producer).copied().unwrap_or(u64::MAX);
+        let Some(p) = self.producers.get_mut(producer.0) else { return };
+        if !p.is_confirm() {
+            let written: Vec<u64> = p.ring.sent_places().take_while(|&place| place < unwritten).collect();
+            for place in written {
+                self.finish(producer, place, &Outcome::Sent);
+            }
+        }
+        let Some(p) = self.producers.get_mut(producer.0) else { return };
+        p.ring.rewind(unwritten);
+        p.forget_returns();
+        self.mark_dirty(producer);
+        self.check_closed(producer);
+        self.make_ready_quietly(producer);
+    }
+
+    /// Puts the producer on its lane's list, without opening the lane.
+    fn make_ready_quietly(&mut self, producer: ProducerId) {
+        let Some(p) = self.producers.get_mut(producer.0) else { return };
+        if !p.ready
+            && p.can_send()
+            && let Some(lane) = self.lanes.get_mut(p.lane)
+        {
+            p.ready = true;
+            lane.ready.push_back(producer);
+        }
+    }
+
+    /// Takes back what one producer has sent, because it is abandoned: some of it may be on its way.
+    pub(super) fn rewind_if_sent(&mut self, producer: ProducerId) {
+        let Some(offered) = self.connections.get(PUBLISH).map(|connection| connection.transmit.offered()) else {
+            return;
+        };
+        let ours = |what: &What| matches!(what, What::Messages { producer: p, .. } if *p == producer);
+        // What is encoded goes out still; it counts as possibly written, since nobody will look again.
+        if let Some(appended) = self.appended.get_mut(PUBLISH) {
+            appended.retain(|appended| !ours(&appended.what));
+        }
+        let _ = offered;
+        let partial = self.lanes.iter().filter_map(|lane| lane.partial).find(|partial| partial.producer == producer);
+        if let Some(partial) = partial {
+            self.note_unwritten(producer, partial.place);
+        }
+        self.rewind(producer);
+        self.unwritten.remove(&producer);
+    }
+
+    // ---- confirms that never come (s26) ----------------------------------------------------------
+
+    pub(super) fn confirm_due(&mut self, l: usize) {
+        let now = self.now;
+        let timeout = |producers: &crate::arena::Arena<crate::publish::producer::Producer>, id: ProducerId| {
+            producers.get(id.0).and_then(|p| p.config.confirm_timeout)
+        };
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        if lane.state != LaneState::Open || lane.outstanding() == 0 {
+            return;
+        }
+        let blocked = self.connections.get(PUBLISH).and_then(|connection| {
+            connection.blocked.is_some().then_some(connection.blocked_since)
+        });
+        if blocked.is_some() {
+            lane.forgive(now);
+        }
+        let Some(wait) = lane.members.iter().filter_map(|&id| timeout(&self.producers, id)).min() else { return };
+        let overdue = lane.sent_before(now, |attempts| wait.saturating_mul(1 << attempts.min(16)));
+        if overdue.is_empty() {
+            self.timers.arm(Timer::Confirm(l), lane.oldest_sent().unwrap_or(now) + wait);
+            return;
+        }
+        lane.timeouts = lane.timeouts.saturating_add(1);
+        let channel = lane.channel;
+        for (producer, place) in overdue {
+            let Some(p) = self.producers.get_mut(producer.0) else { continue };
+            let spent = p.timeouts.entry(place).or_insert(0);
+            *spent += 1;
+            if *spent > p.config.confirm_retries {
+                let verdict = Verdict::Unknown(UnknownReason::ConfirmTimeout);
+                self.finish(producer, place, &Outcome::Not(verdict));
+                self.check_closed(producer);
+            }
+        }
+        // Reset the channel; acks that arrive before close-ok still count.
+        if let (Some(lane), Some(channel)) = (self.lanes.get_mut(l), channel) {
+            lane.state = LaneState::Closing;
+            self.close_channel(PUBLISH, channel, 200, "no confirm in time");
+        }
+    }
+
+    /// What the lane's members have in flight, to be sent one by one.
+    pub(super) fn suspects(&self, l: usize) -> usize {
+        self.lanes.get(l).map_or(0, |lane| {
+            lane.members
+                .iter()
+                .filter_map(|producer| self.producers.get(producer.0))
+                .map(|p| p.ring.in_flight())
+                .sum()
+        })
+    }
+
+    pub(super) fn start_probe(&mut self, l: usize, probe: Probe) {
+        if let Some(lane) = self.lanes.get_mut(l) {
+            lane.probe = (probe.suspects > 0).then_some(probe);
+        }
+    }
+}

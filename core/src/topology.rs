@@ -1,0 +1,143 @@
+//! What was declared, so that it can be declared again after an outage (semantics s37, s38, s40).
+
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::{config::QueueConfig, ids::RequestId};
+
+/// One queue on record.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) config: QueueConfig,
+    /// Its name now: the broker's, if it has none of its own.
+    pub(crate) name: Arc<str>,
+    /// The requests that declared it: who learns of a new name.
+    pub(crate) requests: Vec<RequestId>,
+    /// Whether it stands on the current connection.
+    pub(crate) standing: bool,
+}
+
+/// A declaration to send.
+#[derive(Clone, Debug)]
+pub(crate) struct Declaration {
+    pub(crate) config: QueueConfig,
+    pub(crate) why: Why,
+    /// Attempts refused with 405: a named exclusive queue is held by a connection that the broker
+    /// has not reaped yet (s39).
+    pub(crate) locked: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The application asked; nobody may be waiting any more.
+    Request(RequestId),
+    /// It is replayed: the recorded queue of this name.
+    Replay(Arc<str>),
+    /// A server-named queue is looked up first: it may have survived.
+    LookUp(Arc<str>),
+}
+
+/// The record, and the declarations on their way through the control channel, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Topology {
+    queues: Vec<Recorded>,
+    /// The front one is on the wire once the control channel is open.
+    pub(crate) todo: VecDeque<Declaration>,
+}
+
+impl Topology {
+    /// Puts every recorded queue on the list again, ahead of what the application asked for since.
+    pub(crate) fn replay(&mut self) {
+        self.todo.retain(|declaration| matches!(declaration.why, Why::Request(_)));
+        for queue in self.queues.iter_mut().rev() {
+            queue.standing = false;
+            let mut config = queue.config.clone();
+            let server_named = config.name.is_empty();
+            let why = if server_named && !config.exclusive {
+                config.name = queue.name.clone();
+                config.passive = true;
+                Why::LookUp(queue.name.clone())
+            } else {
+                Why::Replay(queue.name.clone())
+            };
+            self.todo.push_front(Declaration { config, why, locked: 0 });
+        }
+    }
+
+    /// Whether everything on record stands.
+    pub(crate) fn is_standing(&self) -> bool {
+        self.queues.iter().all(|queue| queue.standing)
+    }
+
+    /// Whether the queue stands, as far as we are concerned: one that is not on record does.
+    pub(crate) fn stands(&self, name: &str) -> bool {
+        self.queues.iter().all(|queue| queue.standing || *queue.name != *name)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
+
+    pub(crate) fn find_mut(&mut self, name: &str) -> Option<&mut Recorded> {
+        self.queues.iter_mut().find(|queue| *queue.name == *name)
+    }
+
+    /// Records a queue that the broker declared.
+    pub(crate) fn record(&mut self, config: QueueConfig, name: Arc<str>, request: RequestId) {
+        if config.passive {
+            return;
+        }
+        match self.find_mut(&name) {
+            Some(queue) => {
+                queue.config = config;
+                queue.standing = true;
+                queue.requests.push(request);
+            }
+            None => {
+                self.queues.push(Recorded { config, name, requests: vec![request], standing: true });
+            }
+        }
+    }
+
+    /// Nobody holds the handle of this request any more; the queue stays on record.
+    pub(crate) fn forget_request(&mut self, request: RequestId) {
+        for queue in &mut self.queues {
+            queue.requests.retain(|&other| other != request);
+        }
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.queues.iter().map(|queue| (&*queue.name, queue.standing))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn s38_a_server_named_queue_is_looked_up_unless_it_is_exclusive() {
+        let mut topology = Topology::default();
+        let mut named = QueueConfig::new("").unwrap();
+        topology.record(named.clone(), "amq.gen-1".into(), RequestId(1));
+        named.exclusive = true;
+        topology.record(named, "amq.gen-2".into(), RequestId(2));
+        topology.record(QueueConfig::new("orders").unwrap(), "orders".into(), RequestId(3));
+        topology.replay();
+        let todo: Vec<_> = topology.todo.iter().map(|d| (&*d.config.name, d.config.passive, d.why.clone())).collect();
+        assert_eq!(todo, [
+            ("amq.gen-1", true, Why::LookUp("amq.gen-1".into())),
+            ("", false, Why::Replay("amq.gen-2".into())),
+            ("orders", false, Why::Replay("orders".into())),
+        ]);
+        assert!(!topology.is_standing() && !topology.stands("orders") && topology.stands("other"));
+    }
+
+    #[test]
+    fn s40_a_passive_declaration_is_never_recorded() {
+        let mut topology = Topology::default();
+        let config = QueueConfig { passive: true, ..QueueConfig::new("orders").unwrap() };
+        topology.record(config, "orders".into(), RequestId(1));
+        assert!(topology.is_empty());
+    }
+}
