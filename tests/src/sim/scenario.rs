@@ -307,6 +307,17 @@ impl Scenario {
         }
     }
 
+    /// The same without faults, in a good network, and without heartbeats: a world in which nothing
+    /// ever happens by itself, so that whoever is not woken waits for ever.
+    #[must_use]
+    pub fn without_faults(mut self) -> Self {
+        self.faults.clear();
+        self.conditions = Conditions::calm();
+        self.client.heartbeat = Duration::ZERO;
+        self.ending = EndingPlan::Calm;
+        self
+    }
+
     /// The routing key that a producer publishes with.
     #[must_use]
     pub fn routing_key(&self, producer: usize) -> String {
