@@ -38,7 +38,9 @@ impl<T> Arena<T> {
     }
 
     fn slot(&self, number: u32) -> Option<&Slot<T>> {
-        self.slots.get((number & INDEX_MASK) as usize).filter(|slot| slot.uses == number >> INDEX_BITS)
+        self.slots
+            .get((number & INDEX_MASK) as usize)
+            .filter(|slot| slot.uses == number >> INDEX_BITS)
     }
 
     #[inline]
@@ -57,7 +59,8 @@ impl<T> Arena<T> {
 
     pub(crate) fn remove(&mut self, number: u32) -> Option<T> {
         let index = number & INDEX_MASK;
-        let slot = self.slots.get_mut(index as usize).filter(|slot| slot.uses == number >> INDEX_BITS)?;
+        let slot =
+            self.slots.get_mut(index as usize).filter(|slot| slot.uses == number >> INDEX_BITS)?;
         let value = slot.value.take()?;
         slot.uses = (slot.uses + 1) & (u32::MAX >> INDEX_BITS);
         self.free.push(index);

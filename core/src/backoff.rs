@@ -69,8 +69,12 @@ mod tests {
         let config = BackoffConfig { jitter: false, ..BackoffConfig::default() };
         let mut rng = SeededRng::from_seed([1; 32]);
         let mut backoff = Backoff::default();
-        let delays: Vec<u128> = (0..12).map(|_| backoff.next(&config, &mut rng).as_millis()).collect();
-        assert_eq!(delays, [0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
+        let delays: Vec<u128> =
+            (0..12).map(|_| backoff.next(&config, &mut rng).as_millis()).collect();
+        assert_eq!(
+            delays,
+            [0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]
+        );
         backoff.reset();
         assert_eq!(backoff.next(&config, &mut rng), Duration::ZERO);
     }
@@ -93,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_hostile_multiplier_overflows_nothing() {
-        let config = BackoffConfig { multiplier: f64::MAX, jitter: false, ..BackoffConfig::default() };
+        let config =
+            BackoffConfig { multiplier: f64::MAX, jitter: false, ..BackoffConfig::default() };
         let mut backoff = Backoff { failures: u32::MAX };
         let mut rng = SeededRng::from_seed([0; 32]);
         assert_eq!(backoff.next(&config, &mut rng), config.max);

@@ -2,11 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{
-    error::Loss,
-    message::{Message, Properties},
-    time::Time,
-};
+use crate::{error::Loss, message::Message, time::Time};
 
 /// What became of an accepted message that was not confirmed (and, in fire-and-forget mode, not sent).
 ///
@@ -407,10 +403,4 @@ pub enum DeadlineReason {
     Stable,
     /// The broker owes a confirm.
     Confirm,
-}
-
-/// The published properties of a message, for matching a return to it.
-pub(crate) fn same_properties(a: Option<&Properties>, b: Option<&Properties>) -> bool {
-    let empty = Properties::default();
-    a.unwrap_or(&empty) == b.unwrap_or(&empty)
 }

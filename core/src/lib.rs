@@ -1,6 +1,9 @@
 //! Sans-IO AMQP 0-9-1 client core.
 
+mod arena;
+mod backoff;
 pub mod config;
+mod connection;
 pub mod consume;
 pub mod error;
 pub mod event;
@@ -11,5 +14,7 @@ pub mod runtime;
 pub mod session;
 pub mod stats;
 pub mod time;
+mod timers;
+mod topology;
 pub mod uri;
 pub mod wire;

@@ -73,10 +73,6 @@ impl Topology {
         self.queues.iter().all(|queue| queue.standing || *queue.name != *name)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queues.is_empty()
-    }
-
     pub(crate) fn find_mut(&mut self, name: &str) -> Option<&mut Recorded> {
         self.queues.iter_mut().find(|queue| *queue.name == *name)
     }
@@ -93,7 +89,12 @@ impl Topology {
                 queue.requests.push(request);
             }
             None => {
-                self.queues.push(Recorded { config, name, requests: vec![request], standing: true });
+                self.queues.push(Recorded {
+                    config,
+                    name,
+                    requests: vec![request],
+                    standing: true,
+                });
             }
         }
     }
@@ -124,12 +125,19 @@ mod tests {
         topology.record(named, "amq.gen-2".into(), RequestId(2));
         topology.record(QueueConfig::new("orders").unwrap(), "orders".into(), RequestId(3));
         topology.replay();
-        let todo: Vec<_> = topology.todo.iter().map(|d| (&*d.config.name, d.config.passive, d.why.clone())).collect();
-        assert_eq!(todo, [
-            ("amq.gen-1", true, Why::LookUp("amq.gen-1".into())),
-            ("", false, Why::Replay("amq.gen-2".into())),
-            ("orders", false, Why::Replay("orders".into())),
-        ]);
+        let todo: Vec<_> = topology
+            .todo
+            .iter()
+            .map(|d| (&*d.config.name, d.config.passive, d.why.clone()))
+            .collect();
+        assert_eq!(
+            todo,
+            [
+                ("amq.gen-1", true, Why::LookUp("amq.gen-1".into())),
+                ("", false, Why::Replay("amq.gen-2".into())),
+                ("orders", false, Why::Replay("orders".into())),
+            ]
+        );
         assert!(!topology.is_standing() && !topology.stands("orders") && topology.stands("other"));
     }
 
@@ -138,6 +146,6 @@ mod tests {
         let mut topology = Topology::default();
         let config = QueueConfig { passive: true, ..QueueConfig::new("orders").unwrap() };
         topology.record(config, "orders".into(), RequestId(1));
-        assert!(topology.is_empty());
+        assert!(topology.queues.is_empty());
     }
 }

@@ -113,7 +113,10 @@ impl Channels {
 
     /// The numbers in use.
     pub(crate) fn numbers(&self) -> Vec<u16> {
-        (1..=u16::MAX).zip(&self.slots).filter_map(|(number, slot)| slot.as_ref().map(|_| number)).collect()
+        (1..=u16::MAX)
+            .zip(&self.slots)
+            .filter_map(|(number, slot)| slot.as_ref().map(|_| number))
+            .collect()
     }
 
     pub(crate) const fn used(&self) -> usize {
@@ -133,12 +136,10 @@ mod tests {
     #[test]
     fn s47_numbers_are_reused_and_never_exceed_the_maximum() {
         let mut channels = Channels::default();
-        assert_eq!((1..=4).map(|_| channels.open(Owner::Control, 3)).collect::<Vec<_>>(), [
-            Some(1),
-            Some(2),
-            Some(3),
-            None
-        ]);
+        assert_eq!(
+            (1..=4).map(|_| channels.open(Owner::Control, 3)).collect::<Vec<_>>(),
+            [Some(1), Some(2), Some(3), None]
+        );
         assert!(channels.remove(2).is_some());
         assert_eq!(channels.open(Owner::Control, 3), Some(2));
         assert_eq!(channels.used(), 3);

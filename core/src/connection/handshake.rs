@@ -81,7 +81,11 @@ pub(crate) fn start_ok(config: &Config, start: &Start) -> Result<StartOk, Incomp
 /// Whether an encoded StartOk may be sent (s2): LavinMQ drops a longer one without a word.
 pub(crate) fn check_start_ok(server: &Server, encoded: usize) -> Result<(), Incompatible> {
     let limit = if server.takes_large_start_ok() { 8192 } else { 4096 };
-    if encoded > limit { Err(Incompatible::StartOkTooLarge { size: encoded, limit }) } else { Ok(()) }
+    if encoded > limit {
+        Err(Incompatible::StartOkTooLarge { size: encoded, limit })
+    } else {
+        Ok(())
+    }
 }
 
 /// The encoded StartOk holds the password: it is wiped once it is sent.
@@ -108,7 +112,8 @@ fn client_properties(config: &Config) -> FieldTable {
     }
     let mut properties = FieldTable::default();
     let mut text = |key: &str, value: &str| {
-        properties.insert(short(key), AMQPValue::LongString(LongString::from(value.as_bytes().to_vec())));
+        properties
+            .insert(short(key), AMQPValue::LongString(LongString::from(value.as_bytes().to_vec())));
     };
     text("product", "lavinmq-rs");
     text("version", env!("CARGO_PKG_VERSION"));
@@ -143,7 +148,8 @@ pub(crate) fn tune(
     if config.limits.frame_max < minimum {
         return Err(Incompatible::FrameMax { offered: config.limits.frame_max, minimum });
     }
-    let wanted = u32::try_from(config.heartbeat.as_secs()).unwrap_or(u32::MAX).min(u32::from(u16::MAX));
+    let wanted =
+        u32::try_from(config.heartbeat.as_secs()).unwrap_or(u32::MAX).min(u32::from(u16::MAX));
     let wanted = if config.heartbeat.is_zero() { 0 } else { wanted.max(1) };
     Ok(Tuned {
         frame_max: smaller(config.limits.frame_max, frame_max),
@@ -154,7 +160,11 @@ pub(crate) fn tune(
 
 impl From<Tuned> for TuneOk {
     fn from(tuned: Tuned) -> Self {
-        Self { channel_max: tuned.channel_max, frame_max: tuned.frame_max, heartbeat: tuned.heartbeat }
+        Self {
+            channel_max: tuned.channel_max,
+            frame_max: tuned.frame_max,
+            heartbeat: tuned.heartbeat,
+        }
     }
 }
 
@@ -180,7 +190,11 @@ mod tests {
         assert_eq!(tuned(&config, (0, 0, 0)), Ok((2047, 131_072, 10)));
         assert_eq!(tuned(&config, (100, 4096, 5)), Ok((100, 4096, 5)));
         config.heartbeat = std::time::Duration::ZERO;
-        assert_eq!(tuned(&config, (100, 4096, 5)), Ok((100, 4096, 5)), "s6: off only if both say so");
+        assert_eq!(
+            tuned(&config, (100, 4096, 5)),
+            Ok((100, 4096, 5)),
+            "s6: off only if both say so"
+        );
         assert_eq!(tuned(&config, (100, 4096, 0)), Ok((100, 4096, 0)));
     }
 
@@ -198,7 +212,10 @@ mod tests {
 
     #[test]
     fn s2_start_ok_may_be_longer_to_rabbitmq_from_4_1_only() {
-        let server = |product: &str, version: &str| Server { product: product.into(), version: version.into() };
+        let server = |product: &str, version: &str| Server {
+            product: product.into(),
+            version: version.into(),
+        };
         for (server, limit) in [
             (server("RabbitMQ", "3.13.7"), 4096),
             (server("RabbitMQ", "4.0.9"), 4096),
@@ -217,7 +234,8 @@ mod tests {
         let start = Start { mechanisms: "AMQPLAIN PLAIN".into(), ..Start::default() };
         let answer = start_ok(&Config::default(), &start).unwrap();
         assert_eq!(answer.response.as_bytes(), b"\0guest\0guest");
-        let AMQPValue::FieldTable(capabilities) = &answer.client_properties.inner()["capabilities"] else {
+        let AMQPValue::FieldTable(capabilities) = &answer.client_properties.inner()["capabilities"]
+        else {
             panic!("no capabilities");
         };
         assert_eq!(capabilities.inner().len(), 7);

@@ -144,7 +144,8 @@ impl Connection {
 
     /// Whether it is wanted and does not stand. One that is opened later counts once it has stood.
     pub(crate) fn is_missing(&self) -> bool {
-        !matches!(self.phase, Phase::Open | Phase::Idle) && (self.was_open || self.role != Role::NoAck)
+        !matches!(self.phase, Phase::Open | Phase::Idle)
+            && (self.was_open || self.role != Role::NoAck)
     }
 
     /// Starts the protocol on a new transport.
@@ -226,7 +227,8 @@ impl Connection {
 
     /// Half the heartbeat interval: silence of ours after which a heartbeat is due.
     pub(crate) fn heartbeat_every(&self) -> Option<Duration> {
-        (self.tuned.heartbeat > 0).then(|| Duration::from_millis(u64::from(self.tuned.heartbeat) * 500))
+        (self.tuned.heartbeat > 0)
+            .then(|| Duration::from_millis(u64::from(self.tuned.heartbeat) * 500))
     }
 
     /// Two heartbeat intervals: silence of the peer's after which it counts as dead.

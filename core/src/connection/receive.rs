@@ -27,7 +27,8 @@ impl Receive {
         let length = self.buffer.len();
         if length == 0 {
             self.buffer.resize(IDLE, 0);
-        } else if self.end == length && length < BUSY.max(frame_max) || self.filled && length < BUSY {
+        } else if self.end == length && length < BUSY.max(frame_max) || self.filled && length < BUSY
+        {
             self.buffer.resize(length * 2, 0);
         }
         self.filled = false;

@@ -231,7 +231,8 @@ mod tests {
     fn filled() -> (Transmit, Vec<u8>) {
         let mut transmit = Transmit::default();
         let mut flat = Vec::new();
-        let small = |out: &mut Vec<u8>| put_frame(out, FrameKind::Method, 1, |out| out.extend(b"hello"));
+        let small =
+            |out: &mut Vec<u8>| put_frame(out, FrameKind::Method, 1, |out| out.extend(b"hello"));
         transmit.append(small);
         small(&mut flat);
         let body = large(5000);
@@ -272,7 +273,8 @@ mod tests {
             let (mut transmit, _) = filled();
             transmit.written(written, true);
             transmit.keep_begun_frame();
-            let end = if written == 0 { 0 } else { *ends.iter().find(|&&end| end >= written).unwrap() };
+            let end =
+                if written == 0 { 0 } else { *ends.iter().find(|&&end| end >= written).unwrap() };
             assert_eq!(gather(&transmit), flat[written..end], "after {written}");
             transmit.append(|out| out.extend(b"close-ok"));
             assert!(gather(&transmit).ends_with(b"close-ok"), "after {written}");
@@ -287,7 +289,8 @@ mod tests {
         let mut expected = Vec::new();
         for round in 0..2000_u32 {
             let body = round.to_be_bytes().repeat(1 + (round as usize % 40));
-            let frame = |out: &mut Vec<u8>| put_frame(out, FrameKind::Body, 1, |out| out.extend(&body));
+            let frame =
+                |out: &mut Vec<u8>| put_frame(out, FrameKind::Body, 1, |out| out.extend(&body));
             transmit.append(frame);
             frame(&mut expected);
             if transmit.pending() > 20_000 {

@@ -45,6 +45,12 @@ impl Settled {
         }
     }
 
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.acked += other.acked;
+        self.requeued += other.requeued;
+        self.rejected += other.rejected;
+    }
+
     pub(crate) const fn total(&self) -> u64 {
         self.acked + self.requeued + self.rejected
     }
@@ -64,7 +70,13 @@ pub(crate) struct AckTracker {
 
 impl AckTracker {
     pub(crate) const fn new() -> Self {
-        Self { tags: VecDeque::new(), base: 1, pending: VecDeque::new(), outstanding: 0, settling: 0 }
+        Self {
+            tags: VecDeque::new(),
+            base: 1,
+            pending: VecDeque::new(),
+            outstanding: 0,
+            settling: 0,
+        }
     }
 
     /// The tag that the next delivery must carry.
@@ -87,12 +99,6 @@ impl AckTracker {
     /// Deliveries settled by the application and not encoded.
     pub(crate) const fn settling(&self) -> usize {
         self.settling
-    }
-
-    /// The oldest tag not settled by the application.
-    pub(crate) fn oldest_outstanding(&self) -> Option<u64> {
-        let index = self.tags.iter().position(|tag| matches!(tag, Tag::Outstanding | Tag::Delayed))?;
-        Some(self.base + index as u64)
     }
 
     fn index(&self, tag: u64) -> Option<usize> {
@@ -253,10 +259,14 @@ mod tests {
         let mut rest = &out[..];
         while let Some((frame, used)) = decode(rest, 4096).unwrap() {
             frames.push(match decode_method(frame.payload).unwrap() {
-                Method::Ack(Ack { delivery_tag, multiple, .. }) => (delivery_tag, multiple, Verdict::Ack),
-                Method::Nack(Nack { delivery_tag, multiple, requeue, .. }) => {
-                    (delivery_tag, multiple, if requeue { Verdict::Requeue } else { Verdict::Reject })
+                Method::Ack(Ack { delivery_tag, multiple, .. }) => {
+                    (delivery_tag, multiple, Verdict::Ack)
                 }
+                Method::Nack(Nack { delivery_tag, multiple, requeue, .. }) => (
+                    delivery_tag,
+                    multiple,
+                    if requeue { Verdict::Requeue } else { Verdict::Reject },
+                ),
                 other => panic!("{other:?}"),
             });
             rest = &rest[used..];
@@ -279,7 +289,8 @@ mod tests {
         tracker.settle(2, 2, Settlement::Ack);
         tracker.settle(3, 3, Settlement::Reject);
         tracker.settle(6, 6, Settlement::Ack);
-        let single = [(2, false, Verdict::Ack), (3, false, Verdict::Reject), (6, false, Verdict::Ack)];
+        let single =
+            [(2, false, Verdict::Ack), (3, false, Verdict::Reject), (6, false, Verdict::Ack)];
         assert_eq!(encode(&mut tracker), single);
         // 1 closes the gap; 2 and 3 are done already and may be spanned, but not named.
         tracker.settle(1, 1, Settlement::Requeue);
@@ -296,7 +307,8 @@ mod tests {
         tracker.settle(1, 2, Settlement::Ack);
         tracker.settle(3, 4, Settlement::Requeue);
         tracker.settle(5, 6, Settlement::Ack);
-        let frames = [(2, true, Verdict::Ack), (4, true, Verdict::Requeue), (6, true, Verdict::Ack)];
+        let frames =
+            [(2, true, Verdict::Ack), (4, true, Verdict::Requeue), (6, true, Verdict::Ack)];
         assert_eq!(encode(&mut tracker), frames);
     }
 

@@ -120,7 +120,13 @@ impl Batch {
 
     /// A batch of one, made by hand: for tests of applications, and for `Delivery::for_test`.
     #[must_use]
-    pub fn single(generation: u64, tag: u64, routing_key: &str, properties: &[u8], body: &[u8]) -> Self {
+    pub fn single(
+        generation: u64,
+        tag: u64,
+        routing_key: &str,
+        properties: &[u8],
+        body: &[u8],
+    ) -> Self {
         let mut batch = Self::new(generation);
         let mut names = vec![0, u8::try_from(routing_key.len()).unwrap_or(0)];
         if names[1] > 0 {
@@ -143,18 +149,39 @@ impl Batch {
     /// Appends a delivery whose body is small enough to be copied. `names` and `properties` as they
     /// came from the wire.
     #[inline]
-    pub(crate) fn push(&mut self, tag: u64, redelivered: bool, names: &[u8], properties: &[u8], body: &[u8]) {
+    pub(crate) fn push(
+        &mut self,
+        tag: u64,
+        redelivered: bool,
+        names: &[u8],
+        properties: &[u8],
+        body: &[u8],
+    ) {
         let names = self.put_names(names);
         let properties_at = self.data.len() as u32;
         self.data.extend_from_slice(properties);
         let body_at = self.data.len() as u32;
         self.data.extend_from_slice(body);
         let end = self.data.len() as u32;
-        self.entries.push(Entry { tag, names, properties: properties_at, body: body_at, end, redelivered });
+        self.entries.push(Entry {
+            tag,
+            names,
+            properties: properties_at,
+            body: body_at,
+            end,
+            redelivered,
+        });
     }
 
     /// Makes this the batch of a single large delivery.
-    pub(crate) fn push_large(&mut self, tag: u64, redelivered: bool, names: &[u8], properties: &[u8], body: Bytes) {
+    pub(crate) fn push_large(
+        &mut self,
+        tag: u64,
+        redelivered: bool,
+        names: &[u8],
+        properties: &[u8],
+        body: Bytes,
+    ) {
         self.push(tag, redelivered, names, properties, &[]);
         self.large = Some(body);
     }
@@ -217,11 +244,14 @@ mod tests {
             let tag = index as u64 + 1;
             assert_eq!(batch.tag(index), tag);
             assert_eq!(batch.redelivered(index), tag % 2 == 0);
-            assert_eq!((batch.exchange(index), batch.routing_key(index)), ("ex", &*format!("key-{}", tag / 7)));
+            assert_eq!(
+                (batch.exchange(index), batch.routing_key(index)),
+                ("ex", &*format!("key-{}", tag / 7))
+            );
             assert_eq!(batch.raw_properties(index), [0, 0, tag as u8]);
             assert_eq!(batch.body(index), vec![tag as u8; tag as usize]);
         }
-        assert_eq!(batch.body(50), []);
+        assert!(batch.body(50).is_empty());
     }
 
     #[test]
@@ -230,7 +260,10 @@ mod tests {
         batch.push(1, false, &names(b"", b"good"), &[0, 0], b"a");
         batch.push(2, false, &names(b"\xff", &[0xC3; 255]), &[0, 0], b"b");
         batch.push(3, false, &names(b"", b"good"), &[0, 0], b"c");
-        assert_eq!((batch.exchange(1), batch.routing_key(1).chars().next()), ("\u{fffd}", Some('\u{fffd}')));
+        assert_eq!(
+            (batch.exchange(1), batch.routing_key(1).chars().next()),
+            ("\u{fffd}", Some('\u{fffd}'))
+        );
         assert_eq!(batch.body(1), b"b");
         assert_eq!((batch.routing_key(2), batch.body(2)), ("good", &b"c"[..]));
     }

@@ -97,7 +97,10 @@ impl Consumer {
 
     #[inline]
     pub(crate) fn subscription_mut(&mut self, generation: u64) -> Option<&mut Subscription> {
-        self.subscriptions.iter_mut().rev().find(|subscription| subscription.generation == generation)
+        self.subscriptions
+            .iter_mut()
+            .rev()
+            .find(|subscription| subscription.generation == generation)
     }
 
     /// The delay of the next forgotten delivery; it doubles until a delivery is settled.
@@ -120,7 +123,10 @@ impl Consumer {
         let mut stats = self.stats;
         if !self.config.no_ack {
             let sum = |count: fn(&AckTracker) -> usize| {
-                self.subscriptions.iter().map(|subscription| count(&subscription.acks) as u64).sum::<u64>()
+                self.subscriptions
+                    .iter()
+                    .map(|subscription| count(&subscription.acks) as u64)
+                    .sum::<u64>()
             };
             stats.in_hand = sum(AckTracker::outstanding);
             stats.settling = sum(AckTracker::settling) + self.encoded;

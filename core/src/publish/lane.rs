@@ -1,9 +1,9 @@
 //! A lane: the channel that one or several producers of one mode publish through, across all of its
 //! openings.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
-use crate::{backoff::Backoff, config::PublishMode, ids::ProducerId};
+use crate::{backoff::Backoff, config::PublishMode, ids::ProducerId, message::Message, time::Time};
 
 /// What a lane does at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,23 +29,16 @@ struct Tag {
 }
 
 /// A message whose body is being encoded, one frame at a time.
-#[derive(Clone, Copy, Debug)]
+///
+/// It holds the message itself: once begun it must be finished, whatever becomes of its producer, for
+/// as long as the channel stands.
+#[derive(Clone, Debug)]
 pub(crate) struct Partial {
     pub(crate) producer: ProducerId,
     pub(crate) place: u64,
+    pub(crate) message: Message,
     /// Bytes of the body encoded so far.
     pub(crate) offset: usize,
-}
-
-/// Looking for the message that made the broker close the channel (semantics s25): one message at a
-/// time, until everything that was in flight then is settled.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Probe {
-    /// Messages left to send one by one.
-    pub(crate) suspects: usize,
-    /// Offenders in a row, all refused with this code.
-    pub(crate) offenders: u32,
-    pub(crate) code: u16,
 }
 
 #[derive(Debug)]
@@ -61,7 +54,17 @@ pub(crate) struct Lane {
     /// The broker paused it (`channel.flow`).
     pub(crate) paused: bool,
     pub(crate) partial: Option<Partial>,
-    pub(crate) probe: Option<Probe>,
+    /// Messages left to send one at a time, to find the one that made the broker close the channel
+    /// (semantics s25); 0: no search is on.
+    pub(crate) suspects: usize,
+    /// Messages in a row that were refused with this code, without a confirm in between.
+    pub(crate) offenders: u32,
+    pub(crate) offence: u16,
+    pub(crate) opened_at: Time,
+    /// Confirm timeouts in a row.
+    pub(crate) timeouts: u32,
+    /// When what was sent: times, and the tag that came next.
+    marks: VecDeque<(Time, u64)>,
     pub(crate) backoff: Backoff,
     /// Whether it stands in the session's list of lanes to visit.
     pub(crate) active: bool,
@@ -86,7 +89,12 @@ impl Lane {
             ready: VecDeque::new(),
             paused: false,
             partial: None,
-            probe: None,
+            suspects: 0,
+            offenders: 0,
+            offence: 0,
+            opened_at: Time::ZERO,
+            timeouts: 0,
+            marks: VecDeque::new(),
             backoff: Backoff::default(),
             active: false,
             tags: VecDeque::new(),
@@ -99,7 +107,7 @@ impl Lane {
     pub(crate) fn may_send(&self) -> bool {
         self.state == LaneState::Open
             && !self.paused
-            && (self.probe.is_none() || (self.outstanding == 0 && self.partial.is_none()))
+            && (self.suspects == 0 || (self.outstanding == 0 && self.partial.is_none()))
     }
 
     /// Gives the next confirm tag to the message at this place. Tags are given in wire order, by the
@@ -150,7 +158,9 @@ impl Lane {
             }
             return Ok(0);
         }
-        let Some(entry) = self.tags.get_mut((tag - self.base) as usize) else { return Err(UnknownTag) };
+        let Some(entry) = self.tags.get_mut((tag - self.base) as usize) else {
+            return Err(UnknownTag);
+        };
         let Some(producer) = entry.producer.take() else { return Ok(1) };
         self.outstanding -= 1;
         settle(producer, entry.place);
@@ -161,9 +171,38 @@ impl Lane {
         Ok(0)
     }
 
-    /// Every tag outstanding, in wire order.
-    pub(crate) fn outstanding_tags(&self) -> impl Iterator<Item = (ProducerId, u64)> + use<'_> {
-        self.tags.iter().filter_map(|tag| tag.producer.map(|producer| (producer, tag.place)))
+    /// Takes note of when the latest tags were given, for a confirm timeout.
+    pub(crate) fn note_sent(&mut self, now: Time) {
+        let next = self.base + self.tags.len() as u64;
+        while self.marks.front().is_some_and(|&(_, tag)| tag <= self.base) {
+            self.marks.pop_front();
+        }
+        match self.marks.back_mut() {
+            Some((at, tag)) if *at == now => *tag = next,
+            _ => self.marks.push_back((now, next)),
+        }
+    }
+
+    /// The time for confirms starts again.
+    pub(crate) fn forgive(&mut self, now: Time) {
+        for (at, _) in &mut self.marks {
+            *at = now;
+        }
+    }
+
+    /// When the oldest message outstanding was sent.
+    pub(crate) fn oldest_sent(&self) -> Option<Time> {
+        self.marks.iter().find(|&&(_, tag)| tag > self.base).map(|&(at, _)| at)
+    }
+
+    /// Messages outstanding that were sent `wait` ago or earlier.
+    pub(crate) fn overdue(&self, now: Time, wait: Duration) -> Vec<(ProducerId, u64)> {
+        let Some(&(_, next)) = self.marks.iter().rev().find(|&&(at, _)| at + wait <= now) else {
+            return Vec::new();
+        };
+        let count = next.saturating_sub(self.base) as usize;
+        let overdue = self.tags.iter().take(count);
+        overdue.filter_map(|tag| tag.producer.map(|producer| (producer, tag.place))).collect()
     }
 
     /// The channel is gone: its tags mean nothing any more.
@@ -173,6 +212,7 @@ impl Lane {
         self.paused = false;
         self.partial = None;
         self.tags.clear();
+        self.marks.clear();
         self.base = 1;
         self.outstanding = 0;
     }

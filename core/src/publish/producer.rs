@@ -65,7 +65,12 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    pub(crate) fn new(config: ProducerConfig, lane: usize, id: IdPrefix, message_ids: bool) -> Self {
+    pub(crate) fn new(
+        config: ProducerConfig,
+        lane: usize,
+        id: IdPrefix,
+        message_ids: bool,
+    ) -> Self {
         let encoder = Encoder::new(&config, id, message_ids);
         Self {
             config,
@@ -121,7 +126,8 @@ impl Producer {
 
     /// Whether the buffer holds more than it may.
     pub(crate) fn is_over(&self) -> bool {
-        self.ring.queued() > self.config.buffer_size || self.ring.queued_bytes() > self.config.buffer_bytes
+        self.ring.queued() > self.config.buffer_size
+            || self.ring.queued_bytes() > self.config.buffer_bytes
     }
 
     pub(crate) fn evicts(&self) -> bool {
@@ -130,7 +136,8 @@ impl Producer {
 
     /// Whether the ring has something that the window has room for.
     pub(crate) fn can_send(&self) -> bool {
-        self.gate_open && self.ring.can_send(self.config.max_in_flight, self.config.max_in_flight_bytes)
+        self.gate_open
+            && self.ring.can_send(self.config.max_in_flight, self.config.max_in_flight_bytes)
     }
 
     /// A message left the buffer.
@@ -203,30 +210,35 @@ impl Producer {
         }
         let result = head.map(|()| wire.put_body(&sent.message, 0));
         sent.encoded = (wire.transmit.enqueued() - from) as u32;
+        let result = result.map(|offset| (offset < length).then(|| (offset, sent.message.clone())));
         if fresh {
             self.note_left(length, now);
         }
-        Some(Step { place, result: result.map(|offset| (offset < length).then_some(offset)), attempt })
+        Some(Step { place, result, attempt })
     }
 
-    /// Encodes more frames of a body: the offset reached, or `None` once it is whole.
-    pub(crate) fn send_rest(&mut self, wire: &mut Wire<'_>, place: u64, offset: usize) -> Option<usize> {
-        let sent = self.ring.get_mut(place)?;
-        let from = wire.transmit.enqueued();
-        let offset = wire.put_body(&sent.message, offset);
-        sent.encoded += (wire.transmit.enqueued() - from) as u32;
-        (offset < sent.message.body().len()).then_some(offset)
+    /// More frames of the message at `place` were encoded.
+    pub(crate) fn note_encoded(&mut self, place: u64, bytes: u64) {
+        if let Some(sent) = self.ring.get_mut(place) {
+            sent.encoded += bytes as u32;
+        }
     }
 
     /// Which message in flight a returned one is (semantics s20): by the id or the reference that we
     /// gave it, else the oldest that looks the same.
-    pub(crate) fn find_returned(&self, reply: &Return, message: &Message, sequence: Option<u64>) -> Option<u64> {
+    pub(crate) fn find_returned(
+        &self,
+        reply: &Return,
+        message: &Message,
+        sequence: Option<u64>,
+    ) -> Option<u64> {
         if *self.config.exchange != *reply.exchange {
             return None;
         }
         let mut places = self.ring.sent_places().filter(|place| !self.returns.contains_key(place));
         if let Some(sequence) = sequence {
-            return places.find(|&place| self.ring.get(place).is_some_and(|sent| sent.sequence == sequence));
+            return places
+                .find(|&place| self.ring.get(place).is_some_and(|sent| sent.sequence == sequence));
         }
         places.find(|&place| {
             self.ring.get(place).is_some_and(|sent| {
@@ -242,6 +254,12 @@ impl Producer {
         self.encoder.id
     }
 
+    /// The queue that it publishes to has another name.
+    pub(crate) fn rename(&mut self, routing_key: Arc<str>, message_ids: bool) {
+        self.config.routing_key = routing_key;
+        self.encoder = Encoder::new(&self.config, self.encoder.id, message_ids);
+    }
+
     pub(crate) fn accept(&mut self, accepted: Accepted) {
         self.stats.accepted += 1;
         self.ring.push(accepted);
@@ -254,15 +272,19 @@ fn same_properties(sent: &Message, returned: &Message, confirm: bool) -> bool {
 }
 
 fn with_default_mode(properties: Properties, confirm: bool) -> Properties {
-    if confirm && properties.delivery_mode().is_none() { properties.with_delivery_mode(2) } else { properties }
+    if confirm && properties.delivery_mode().is_none() {
+        properties.with_delivery_mode(2)
+    } else {
+        properties
+    }
 }
 
 /// One message encoded, or begun.
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) place: u64,
-    /// `Some(offset)` if a part of the body is still to be encoded.
-    pub(crate) result: Result<Option<usize>, FailReason>,
+    /// The offset reached, and the message, if a part of the body is still to be encoded.
+    pub(crate) result: Result<Option<(usize, Message)>, FailReason>,
     /// Which copy it is, from 1.
     pub(crate) attempt: u32,
 }
@@ -277,7 +299,7 @@ pub(crate) struct Wire<'a> {
 impl Wire<'_> {
     /// Encodes frames of the body from `offset` on, until it is whole or enough output is pending;
     /// returns the offset reached.
-    fn put_body(&mut self, message: &Message, mut offset: usize) -> usize {
+    pub(crate) fn put_body(&mut self, message: &Message, mut offset: usize) -> usize {
         let body = message.body();
         let chunk = body_chunk(self.frame_max);
         while offset < body.len() {
@@ -292,7 +314,8 @@ impl Wire<'_> {
                 }
                 _ => {
                     let (channel, frame_max) = (self.channel, self.frame_max);
-                    self.transmit.append(|out| put_body(out, channel, &body[offset..end], frame_max));
+                    self.transmit
+                        .append(|out| put_body(out, channel, &body[offset..end], frame_max));
                 }
             }
             offset = end;
@@ -352,7 +375,8 @@ impl Encoder {
                 return put(template, out, channel, length, copy.sequence, frame_max);
             }
         }
-        if copy.message.properties().is_some_and(|properties| check_encodable(properties).is_err()) {
+        if copy.message.properties().is_some_and(|properties| check_encodable(properties).is_err())
+        {
             return Err(FailReason::FrameTooLarge);
         }
         let attempt = (!first).then_some(copy.attempt);
@@ -385,8 +409,10 @@ fn template(
     let key = key.unwrap_or(&config.routing_key);
     // An id that we make ties a return to its message. One of the application's own may be shared by
     // several messages: those carry a reference.
-    let reference = confirm && config.mandatory && (!message_ids || properties.message_id().is_some());
-    let (exchange, mandatory, id) = (&*config.exchange, config.mandatory, message_ids.then_some(id));
+    let reference =
+        confirm && config.mandatory && (!message_ids || properties.message_id().is_some());
+    let (exchange, mandatory, id) =
+        (&*config.exchange, config.mandatory, message_ids.then_some(id));
     match attempt {
         None => Template::new(exchange, key, mandatory, &properties, id, reference),
         Some(n) => Template::with_attempt(exchange, key, mandatory, &properties, id, reference, n),

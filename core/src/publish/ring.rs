@@ -71,12 +71,8 @@ impl Ring {
         self.queue.front().map(|oldest| oldest.at + ttl)
     }
 
-    /// Whether something waits to be sent, again or for the first time.
-    pub(crate) fn has_unsent(&self) -> bool {
-        self.has_resend() || !self.queue.is_empty()
-    }
-
-    fn has_resend(&self) -> bool {
+    /// Whether something in the window is to be sent again.
+    pub(crate) fn has_resend(&self) -> bool {
         self.window.range(self.cursor..).any(|sent| !sent.settled)
     }
 
@@ -171,33 +167,18 @@ impl Ring {
         self.cursor = 0;
     }
 
-    /// The place after the last one sent on the current channel.
-    pub(crate) const fn sent_end(&self) -> u64 {
-        self.base + self.cursor as u64
-    }
-
-    /// The place after the last one in the window.
-    pub(crate) fn window_end(&self) -> u64 {
-        self.base + self.window.len() as u64
-    }
-
     /// The first unsettled message in the window, sent or not.
     pub(crate) fn first_in_flight(&self) -> Option<u64> {
         self.window.iter().position(|sent| !sent.settled).map(|index| self.base + index as u64)
-    }
-
-    /// Gives memory back when it is empty.
-    pub(crate) fn shrink(&mut self) {
-        if self.is_empty() {
-            self.queue.shrink_to(0);
-            self.window.shrink_to(0);
-        }
     }
 }
 
 /// Pairs the window's messages with their places, leaving settled ones out.
 trait ZipPlaces<'a>: DoubleEndedIterator<Item = &'a Sent> + ExactSizeIterator + Sized {
-    fn zip_places(self, places: std::ops::RangeFrom<u64>) -> impl DoubleEndedIterator<Item = u64> + use<'a, Self> {
+    fn zip_places(
+        self,
+        places: std::ops::RangeFrom<u64>,
+    ) -> impl DoubleEndedIterator<Item = u64> + use<'a, Self> {
         self.enumerate()
             .filter(|(_, sent)| !sent.settled)
             .map(move |(index, _)| places.start + index as u64)

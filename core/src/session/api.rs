@@ -115,6 +115,12 @@ pub enum SessionEvent {
         /// The `settle` calls that are covered, counted from 1.
         settles: u64,
     },
+    /// A consumer is closing: settle as [`crate::consume::Settlement::Requeue`] what waits for the
+    /// application and was not handed to it (s48).
+    HandBack {
+        /// Which one.
+        consumer: ConsumerId,
+    },
     /// A consumer ended: no delivery follows.
     ConsumerEnded {
         /// Which one.

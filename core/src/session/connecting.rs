@@ -5,7 +5,7 @@ use amq_protocol::protocol::{AMQPClass, connection};
 use super::{PUBLISH, Session, api::Action, timer::Timer};
 use crate::{
     connection::{
-        Connection, Phase, Role,
+        Connection, Phase,
         handshake::{self, Server, Tuned},
     },
     error::{Loss, ProtocolError},
@@ -37,7 +37,10 @@ impl Session {
         self.advance(now);
         let c = connection.0 as usize;
         let now = self.now;
-        let Some(connection) = self.connections.get_mut(c).filter(|c| c.phase == Phase::Dialling) else { return };
+        let Some(connection) = self.connections.get_mut(c).filter(|c| c.phase == Phase::Dialling)
+        else {
+            return;
+        };
         connection.start(now);
         self.timers.cancel(Timer::Dial(c));
         self.timers.arm(Timer::Handshake(c), now + self.config.deadlines.handshake);
@@ -51,7 +54,9 @@ impl Session {
         self.advance(now);
         let c = connection.0 as usize;
         let now = self.now;
-        let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) else { return };
+        let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) else {
+            return;
+        };
         connection.transmit.written(n, last);
         connection.last_sent = now;
         connection.last_progress = now;
@@ -62,7 +67,9 @@ impl Session {
     pub fn handle_flushed(&mut self, connection: ConnectionId, now: Time) {
         self.advance(now);
         let c = connection.0 as usize;
-        let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) else { return };
+        let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) else {
+            return;
+        };
         connection.transmit.flush();
         self.after_write(c);
     }
@@ -222,7 +229,9 @@ impl Session {
             }
             (Phase::Closing(_) | Phase::Draining(_), _) => {}
             (_, M::Close(close)) => self.on_close(c, close),
-            (Phase::Open, M::Blocked(blocked)) => self.on_blocked(c, Some(blocked.reason.as_str().into())),
+            (Phase::Open, M::Blocked(blocked)) => {
+                self.on_blocked(c, Some(blocked.reason.as_str().into()))
+            }
             (Phase::Open, M::Unblocked(_)) => self.on_blocked(c, None),
             (_, method) => {
                 let class = AMQPClass::Connection(method);
@@ -264,7 +273,8 @@ impl Session {
             Ok(tuned) => {
                 connection.tuned = tuned;
                 connection.transmit.wipe();
-                let vhost = amq_protocol::types::ShortString::try_new(&*self.config.vhost).unwrap_or_default();
+                let vhost = amq_protocol::types::ShortString::try_new(&*self.config.vhost)
+                    .unwrap_or_default();
                 let tune_ok = connection::AMQPMethod::TuneOk(tuned.into());
                 let open = connection::AMQPMethod::Open(connection::Open { virtual_host: vhost });
                 for method in [tune_ok, open] {
@@ -288,7 +298,9 @@ impl Session {
         }
         self.timers.cancel(Timer::Handshake(c));
         self.timers.arm(Timer::Stable(c), now + self.config.backoff.stable);
-        if let (Some(every), Some(limit)) = (connection.heartbeat_every(), connection.silence_limit()) {
+        if let (Some(every), Some(limit)) =
+            (connection.heartbeat_every(), connection.silence_limit())
+        {
             self.timers.arm(Timer::HeartbeatSend(c), now + every);
             self.timers.arm(Timer::HeartbeatReceive(c), now + limit);
         }
@@ -402,7 +414,9 @@ impl Session {
         let Some(every) = connection.heartbeat_every() else { return };
         if now - connection.last_sent >= every {
             // Output that is pending says as much, once the peer reads.
-            if connection.transmit.pending() == 0 && matches!(connection.phase, Phase::Open | Phase::Closing(_)) {
+            if connection.transmit.pending() == 0
+                && matches!(connection.phase, Phase::Open | Phase::Closing(_))
+            {
                 connection.send_heartbeat();
             }
             self.timers.arm(Timer::HeartbeatSend(c), now + every);
@@ -446,7 +460,9 @@ impl Session {
 
     /// Whether the first message may be sent: the connection publishes.
     pub(super) fn publishes(&self) -> bool {
-        self.connections.get(PUBLISH).is_some_and(|connection| connection.is_open() && connection.blocked.is_none())
+        self.connections
+            .get(PUBLISH)
+            .is_some_and(|connection| connection.is_open() && connection.blocked.is_none())
     }
 
     /// Opens the connection of the no-ack consumers when the first of them comes.

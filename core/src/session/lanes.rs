@@ -9,7 +9,7 @@ use crate::{
     event::{FailReason, UnknownReason, Verdict},
     ids::ProducerId,
     publish::{
-        lane::{Lane, LaneState, Partial, Probe},
+        lane::{Lane, LaneState, Partial},
         producer::{Outcome, Step, Wire},
     },
     session::appended::{Appended, What},
@@ -31,12 +31,16 @@ impl Session {
         if own < usize::from(self.config.limits.own_channels) {
             return self.new_lane(mode, true);
         }
-        let shared = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.own && lane.mode == mode);
-        let (count, best) = shared.fold((0, None), |(count, best): (usize, Option<(usize, usize)>), (index, lane)| {
-            let members = lane.members.len();
-            let best = best.filter(|&(_, fewest)| fewest <= members).or(Some((index, members)));
-            (count + 1, best)
-        });
+        let shared =
+            self.lanes.iter().enumerate().filter(|(_, lane)| !lane.own && lane.mode == mode);
+        let (count, best) = shared.fold(
+            (0, None),
+            |(count, best): (usize, Option<(usize, usize)>), (index, lane)| {
+                let members = lane.members.len();
+                let best = best.filter(|&(_, fewest)| fewest <= members).or(Some((index, members)));
+                (count + 1, best)
+            },
+        );
         match best {
             Some((index, members)) if members == 0 || count >= SHARED_LANES => index,
             _ => self.new_lane(mode, false),
@@ -46,7 +50,10 @@ impl Session {
     fn new_lane(&mut self, mode: PublishMode, own: bool) -> usize {
         // A lane whose members are gone and whose channel is closed is used again.
         let unused = |lane: &Lane| {
-            lane.members.is_empty() && lane.channel.is_none() && lane.state == LaneState::Closed && !lane.active
+            lane.members.is_empty()
+                && lane.channel.is_none()
+                && lane.state == LaneState::Closed
+                && !lane.active
         };
         if let Some(index) = self.lanes.iter().position(unused)
             && let Some(lane) = self.lanes.get_mut(index)
@@ -110,14 +117,20 @@ impl Session {
     /// Opens every lane that has something to send: the publishing connection is up.
     pub(super) fn open_waiting_lanes(&mut self) {
         for l in 0..self.lanes.len() {
-            if self.lanes.get(l).is_some_and(|lane| lane.state == LaneState::Closed && !lane.ready.is_empty()) {
+            if self
+                .lanes
+                .get(l)
+                .is_some_and(|lane| lane.state == LaneState::Closed && !lane.ready.is_empty())
+            {
                 self.open_lane(l);
             }
         }
     }
 
     fn open_lane(&mut self, l: usize) {
-        let Some(connection) = self.connections.get_mut(PUBLISH).filter(|connection| connection.is_open()) else {
+        let Some(connection) =
+            self.connections.get_mut(PUBLISH).filter(|connection| connection.is_open())
+        else {
             return;
         };
         let Some(lane) = self.lanes.get_mut(l) else { return };
@@ -170,6 +183,7 @@ impl Session {
             return;
         }
         lane.state = LaneState::Open;
+        lane.opened_at = self.now;
         if lane.members.is_empty() {
             lane.state = LaneState::Closing;
             self.close_channel(PUBLISH, channel, 200, "producer closed");
@@ -201,9 +215,11 @@ impl Session {
             && !(self.single_file && self.in_single_file())
         {
             let Some(l) = self.active.pop_front() else { return };
-            let before = self.connections.get(PUBLISH).map(|connection| connection.transmit.enqueued());
+            let before =
+                self.connections.get(PUBLISH).map(|connection| connection.transmit.enqueued());
             let more = self.encode_lane(l);
-            let after = self.connections.get(PUBLISH).map(|connection| connection.transmit.enqueued());
+            let after =
+                self.connections.get(PUBLISH).map(|connection| connection.transmit.enqueued());
             idle = if before == after { idle + 1 } else { 0 };
             if more {
                 self.active.push_back(l);
@@ -216,28 +232,32 @@ impl Session {
     /// Gives the lane a turn: one producer's quantum. Whether it has more to send.
     fn encode_lane(&mut self, l: usize) -> bool {
         let now = self.now;
-        let (Some(connection), Some(lane)) = (self.connections.get_mut(PUBLISH), self.lanes.get_mut(l)) else {
+        let (Some(connection), Some(lane)) =
+            (self.connections.get_mut(PUBLISH), self.lanes.get_mut(l))
+        else {
             return false;
         };
         let Some(channel) = lane.channel else { return false };
-        let mut wire =
-            Wire { transmit: &mut connection.transmit, channel, frame_max: connection.tuned.frame_max };
-        if let Some(partial) = lane.partial {
-            let producer = partial.producer;
-            let rest = self
-                .producers
-                .get_mut(producer.0)
-                .and_then(|p| p.send_rest(&mut wire, partial.place, partial.offset));
-            match rest {
-                Some(offset) => lane.partial = Some(Partial { offset, ..partial }),
-                None => {
-                    lane.partial = None;
-                    let (first, last) = (partial.place, partial.place);
-                    let end = wire.transmit.enqueued();
-                    let what = What::Messages { producer, first, last };
-                    if let Some(appended) = self.appended.get_mut(PUBLISH) {
-                        appended.push_back(Appended { end, what });
-                    }
+        let mut wire = Wire {
+            transmit: &mut connection.transmit,
+            channel,
+            frame_max: connection.tuned.frame_max,
+        };
+        if let Some(partial) = &mut lane.partial {
+            let &mut Partial { producer, place, .. } = partial;
+            let from = wire.transmit.enqueued();
+            partial.offset = wire.put_body(&partial.message, partial.offset);
+            let end = wire.transmit.enqueued();
+            if let Some(p) = self.producers.get_mut(producer.0) {
+                p.note_encoded(place, end - from);
+            }
+            if partial.offset >= partial.message.body().len() {
+                lane.partial = None;
+                if let Some(appended) = self.appended.get_mut(PUBLISH) {
+                    appended.push_back(Appended {
+                        end,
+                        what: What::Messages { producer, first: place, last: place },
+                    });
                 }
             }
             return true;
@@ -249,6 +269,7 @@ impl Session {
         let Some(p) = self.producers.get_mut(producer.0) else { return !lane.ready.is_empty() };
         let until = wire.transmit.enqueued() + QUANTUM;
         let confirm = lane.mode == PublishMode::Confirm;
+        let single = self.single_file;
         let mut run: Option<(u64, u64, u64)> = None;
         let mut failed = Vec::new();
         while lane.may_send() && wire.transmit.enqueued() < until {
@@ -261,14 +282,17 @@ impl Session {
                     if confirm {
                         lane.assign_tag(producer, place);
                     }
-                    if let Some(offset) = rest {
-                        lane.partial = Some(Partial { producer, place, offset });
+                    if let Some((offset, message)) = rest {
+                        lane.partial = Some(Partial { producer, place, message, offset });
                         break;
                     }
                     let first = run.map_or(place, |(first, ..)| first);
                     run = Some((first, place, wire.transmit.enqueued()));
                 }
                 Err(_) => failed.push((place, attempt)),
+            }
+            if single {
+                break;
             }
         }
         p.ready = p.can_send();
@@ -279,10 +303,10 @@ impl Session {
             p.stalled = false;
         }
         let more = lane.partial.is_some() || (!lane.ready.is_empty() && lane.may_send());
-        if confirm && run.is_some() {
+        let confirm_timeout = p.config.confirm_timeout.filter(|_| confirm);
+        if confirm_timeout.is_some() {
             lane.note_sent(now);
         }
-        let confirm_timeout = p.config.confirm_timeout;
         if let (Some((first, last, end)), Some(appended)) = (run, self.appended.get_mut(PUBLISH)) {
             appended.push_back(Appended { end, what: What::Messages { producer, first, last } });
         }
@@ -308,41 +332,44 @@ impl Session {
 
     /// `basic.ack` or `basic.nack` on a lane.
     pub(super) fn on_confirm(&mut self, l: usize, tag: u64, multiple: bool, nack: bool) -> bool {
-        let Some(mut lane) = self.lanes.get_mut(l).map(|lane| std::mem::replace(lane, Lane::new(lane.mode, lane.own)))
+        let Some(mut lane) = self
+            .lanes
+            .get_mut(l)
+            .map(|lane| std::mem::replace(lane, Lane::new(lane.mode, lane.own)))
         else {
             return false;
         };
-        let mut last = None;
+        // Neighbours mostly belong to one producer: no allocation for it.
+        let mut last: Option<ProducerId> = None;
+        let mut others = Vec::new();
         let mut settled = 0;
         let result = lane.confirm(tag, multiple, |producer, place| {
             settled += 1;
-            if last.is_some_and(|last| last != producer) {
-                self.after_settling(last);
+            if let Some(other) = last.replace(producer)
+                && other != producer
+            {
+                others.push(other);
             }
-            last = Some(producer);
             self.confirm_one(producer, place, nack);
         });
-        let probing = lane.probe.is_some();
         if settled > 0 {
             lane.backoff.reset();
-            if let Some(probe) = &mut lane.probe {
-                probe.offenders = 0;
-                probe.suspects = probe.suspects.saturating_sub(settled);
-                if probe.suspects == 0 {
-                    lane.probe = None;
-                }
-            }
+            lane.offenders = 0;
+            lane.timeouts = 0;
+            lane.suspects = lane.suspects.saturating_sub(settled);
         }
         if let Some(slot) = self.lanes.get_mut(l) {
             *slot = lane;
         }
-        match (result, last) {
-            (Err(_), _) => return false,
-            (Ok(duplicates), None) => self.count_duplicates(l, duplicates),
-            (Ok(_), Some(_)) => {}
+        match result {
+            Err(_) => return false,
+            Ok(duplicates) => self.count_duplicates(l, duplicates),
         }
-        self.after_settling(last);
-        if probing {
+        for producer in others.into_iter().chain(last) {
+            self.check_closed(producer);
+            self.make_ready(producer);
+        }
+        if self.single_file {
             self.end_single_file();
         }
         self.activate(l);
@@ -368,17 +395,12 @@ impl Session {
         }
     }
 
-    /// Room in the window: the producer may go on, or be done.
-    fn after_settling(&mut self, producer: Option<ProducerId>) {
-        if let Some(producer) = producer {
-            self.check_closed(producer);
-            self.make_ready(producer);
-        }
-    }
-
     /// Bytes are surely written: fire-and-forget messages are sent, settlements are done.
     pub(super) fn settle_written(&mut self, c: usize) {
-        let Some(flushed) = self.connections.get(c).map(|connection| connection.transmit.flushed()) else { return };
+        let Some(flushed) = self.connections.get(c).map(|connection| connection.transmit.flushed())
+        else {
+            return;
+        };
         while let Some(appended) = self.appended.get_mut(c) {
             if appended.front().is_none_or(|front| front.end > flushed) {
                 return;
@@ -402,7 +424,8 @@ impl Session {
         for place in first..=last {
             self.finish(producer, place, &Outcome::Sent);
         }
-        self.after_settling(Some(producer));
+        self.check_closed(producer);
+        self.make_ready(producer);
     }
 
     // ---- loss ------------------------------------------------------------------------------------
@@ -446,21 +469,24 @@ impl Session {
                     }
                     self.note_unwritten(producer, unwritten);
                 }
-                What::Settlements { consumer, settled, .. } => self.settlements_lost(consumer, settled),
+                What::Settlements { consumer, settled, .. } => {
+                    self.settlements_lost(consumer, settled)
+                }
             }
         }
         if c == PUBLISH {
             let partial: Vec<_> = self
                 .lanes
                 .iter()
-                .filter_map(|lane| lane.partial)
-                .filter(|partial| {
-                    let (producer, first, last) = (partial.producer, partial.place, partial.place);
-                    wanted(&What::Messages { producer, first, last })
+                .filter_map(|lane| {
+                    lane.partial.as_ref().map(|partial| (partial.producer, partial.place))
+                })
+                .filter(|&(producer, place)| {
+                    wanted(&What::Messages { producer, first: place, last: place })
                 })
                 .collect();
-            for partial in partial {
-                self.note_unwritten(partial.producer, partial.place);
+            for (producer, place) in partial {
+                self.note_unwritten(producer, place);
             }
         }
     }
@@ -472,7 +498,10 @@ impl Session {
 
     /// The connection is gone: whatever the transport did not take was never written.
     pub(super) fn settle_lost(&mut self, c: usize) {
-        let Some(offered) = self.connections.get(c).map(|connection| connection.transmit.offered()) else { return };
+        let Some(offered) = self.connections.get(c).map(|connection| connection.transmit.offered())
+        else {
+            return;
+        };
         self.forget_appended(c, offered, |_| true);
         if let Some(appended) = self.appended.get_mut(c) {
             for appended in std::mem::take(appended) {
@@ -514,7 +543,9 @@ impl Session {
     /// The lane's channel was closed while its connection stands: the peer discards what of its
     /// frames it has not read; what the transport has not taken it cannot have.
     pub(super) fn lane_channel_lost(&mut self, l: usize) {
-        let Some(offered) = self.connections.get(PUBLISH).map(|connection| connection.transmit.offered()) else {
+        let Some(offered) =
+            self.connections.get(PUBLISH).map(|connection| connection.transmit.offered())
+        else {
             return;
         };
         let members = self.lanes.get(l).map(|lane| lane.members.clone()).unwrap_or_default();
@@ -533,7 +564,8 @@ impl Session {
         let unwritten = self.unwritten.get(&producer).copied().unwrap_or(u64::MAX);
         let Some(p) = self.producers.get_mut(producer.0) else { return };
         if !p.is_confirm() {
-            let written: Vec<u64> = p.ring.sent_places().take_while(|&place| place < unwritten).collect();
+            let written: Vec<u64> =
+                p.ring.sent_places().take_while(|&place| place < unwritten).collect();
             for place in written {
                 self.finish(producer, place, &Outcome::Sent);
             }
@@ -560,18 +592,17 @@ impl Session {
 
     /// Takes back what one producer has sent, because it is abandoned: some of it may be on its way.
     pub(super) fn rewind_if_sent(&mut self, producer: ProducerId) {
-        let Some(offered) = self.connections.get(PUBLISH).map(|connection| connection.transmit.offered()) else {
-            return;
-        };
-        let ours = |what: &What| matches!(what, What::Messages { producer: p, .. } if *p == producer);
+        let ours =
+            |what: &What| matches!(what, What::Messages { producer: p, .. } if *p == producer);
         // What is encoded goes out still; it counts as possibly written, since nobody will look again.
         if let Some(appended) = self.appended.get_mut(PUBLISH) {
             appended.retain(|appended| !ours(&appended.what));
         }
-        let _ = offered;
-        let partial = self.lanes.iter().filter_map(|lane| lane.partial).find(|partial| partial.producer == producer);
-        if let Some(partial) = partial {
-            self.note_unwritten(producer, partial.place);
+        let mut partial = self.lanes.iter().filter_map(|lane| lane.partial.as_ref());
+        if let Some(place) =
+            partial.find(|partial| partial.producer == producer).map(|partial| partial.place)
+        {
+            self.note_unwritten(producer, place);
         }
         self.rewind(producer);
         self.unwritten.remove(&producer);
@@ -581,21 +612,21 @@ impl Session {
 
     pub(super) fn confirm_due(&mut self, l: usize) {
         let now = self.now;
-        let timeout = |producers: &crate::arena::Arena<crate::publish::producer::Producer>, id: ProducerId| {
-            producers.get(id.0).and_then(|p| p.config.confirm_timeout)
-        };
+        let blocked =
+            self.connections.get(PUBLISH).is_some_and(|connection| connection.blocked.is_some());
         let Some(lane) = self.lanes.get_mut(l) else { return };
         if lane.state != LaneState::Open || lane.outstanding() == 0 {
             return;
         }
-        let blocked = self.connections.get(PUBLISH).and_then(|connection| {
-            connection.blocked.is_some().then_some(connection.blocked_since)
-        });
-        if blocked.is_some() {
+        if blocked || lane.partial.is_some() {
+            // A channel cannot be closed in the middle of a body.
             lane.forgive(now);
         }
-        let Some(wait) = lane.members.iter().filter_map(|&id| timeout(&self.producers, id)).min() else { return };
-        let overdue = lane.sent_before(now, |attempts| wait.saturating_mul(1 << attempts.min(16)));
+        let timeouts =
+            lane.members.iter().filter_map(|id| self.producers.get(id.0)?.config.confirm_timeout);
+        let Some(wait) = timeouts.min() else { return };
+        let wait = wait.saturating_mul(1 << lane.timeouts.min(16));
+        let overdue = lane.overdue(now, wait);
         if overdue.is_empty() {
             self.timers.arm(Timer::Confirm(l), lane.oldest_sent().unwrap_or(now) + wait);
             return;
@@ -628,11 +659,5 @@ impl Session {
                 .map(|p| p.ring.in_flight())
                 .sum()
         })
-    }
-
-    pub(super) fn start_probe(&mut self, l: usize, probe: Probe) {
-        if let Some(lane) = self.lanes.get_mut(l) {
-            lane.probe = (probe.suspects > 0).then_some(probe);
-        }
     }
 }

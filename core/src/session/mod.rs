@@ -98,8 +98,8 @@ pub struct Session {
     dirty: VecDeque<ProducerId>,
 
     consumers: Arena<Consumer>,
-    /// Consumers with settlements to encode.
-    settling: VecDeque<ConsumerId>,
+    /// Consumers with settlements to encode, by connection.
+    settling: Vec<VecDeque<ConsumerId>>,
     /// Consumers with an open batch: deliveries of the read that is being handled.
     filling: Vec<(ConsumerId, u64)>,
     batches: VecDeque<(ConsumerId, Arc<Batch>)>,
@@ -127,8 +127,11 @@ impl Session {
     /// ([`SessionEvent::ConnectFailed`]).
     #[must_use]
     pub fn new(config: Config, retry_first: bool, seed: [u8; 32], now: Time) -> Self {
-        let roles: &[Role] =
-            if config.connections <= 1 { &[Role::All] } else { &[Role::Publish, Role::Consume, Role::NoAck] };
+        let roles: &[Role] = if config.connections <= 1 {
+            &[Role::All]
+        } else {
+            &[Role::Publish, Role::Consume, Role::NoAck]
+        };
         let mut session = Self {
             config,
             retry_first,
@@ -148,7 +151,7 @@ impl Session {
             single_file: false,
             dirty: VecDeque::new(),
             consumers: Arena::new(),
-            settling: VecDeque::new(),
+            settling: roles.iter().map(|_| VecDeque::new()).collect(),
             filling: Vec::new(),
             batches: VecDeque::new(),
             generation: 0,
@@ -175,11 +178,6 @@ impl Session {
 
     fn event(&mut self, event: Event) {
         self.events.push_back(SessionEvent::Event(event));
-    }
-
-    fn connection(&self, id: ConnectionId) -> Option<(usize, &Connection)> {
-        let c = id.0 as usize;
-        self.connections.get(c).map(|connection| (c, connection))
     }
 
     /// The connection that consumes with acks and declares.
@@ -219,7 +217,11 @@ impl Session {
     ///
     /// Offer them to the transport and report what it took by
     /// [`handle_written`](Self::handle_written).
-    pub fn transmit<'a>(&'a mut self, connection: ConnectionId, slices: &mut [IoSlice<'a>]) -> usize {
+    pub fn transmit<'a>(
+        &'a mut self,
+        connection: ConnectionId,
+        slices: &mut [IoSlice<'a>],
+    ) -> usize {
         let c = connection.0 as usize;
         if self.connections.get(c).is_some_and(Connection::is_open) {
             self.encode_settlements(c);
@@ -228,7 +230,9 @@ impl Session {
             }
         }
         let now = self.now;
-        let Some(connection) = self.connections.get_mut(c).filter(|connection| connection.has_transport()) else {
+        let Some(connection) =
+            self.connections.get_mut(c).filter(|connection| connection.has_transport())
+        else {
             return 0;
         };
         if connection.transmit.pending() > 0 && self.timers.get(Timer::Write(c)).is_none() {
@@ -311,17 +315,22 @@ impl Session {
             return;
         }
         let missing = self.connections.iter().filter(|connection| connection.is_missing());
-        let worst = missing.max_by_key(|connection| (connection.loss.is_some(), connection.attempts));
+        let worst =
+            missing.max_by_key(|connection| (connection.loss.is_some(), connection.attempts));
         let state = match worst {
             None if self.connections.iter().all(|connection| connection.phase == Phase::Idle) => {
                 self.state.clone()
             }
-            None => match self.connections.first().and_then(|connection| connection.blocked.clone()) {
-                Some(reason) => State::Blocked { reason },
-                None => State::Connected,
-            },
+            None => {
+                match self.connections.first().and_then(|connection| connection.blocked.clone()) {
+                    Some(reason) => State::Blocked { reason },
+                    None => State::Connected,
+                }
+            }
             Some(connection) => match &connection.loss {
-                Some(loss) => State::Reconnecting { loss: loss.clone(), attempt: connection.attempts },
+                Some(loss) => {
+                    State::Reconnecting { loss: loss.clone(), attempt: connection.attempts }
+                }
                 None if self.was_ready => return,
                 None => State::Connecting,
             },

@@ -30,7 +30,11 @@ impl Session {
     /// # Errors
     ///
     /// If the session is closed, a name is too long, or an option is outside its range.
-    pub fn open_producer(&mut self, config: ProducerConfig, now: Time) -> Result<ProducerId, OpenError> {
+    pub fn open_producer(
+        &mut self,
+        config: ProducerConfig,
+        now: Time,
+    ) -> Result<ProducerId, OpenError> {
         self.advance(now);
         if self.closed || self.closing.is_some() {
             return Err(OpenError::Closed);
@@ -51,7 +55,10 @@ impl Session {
         let prefix = IdPrefix(self.rng.next_u64());
         let producer = Producer::new(config, lane, prefix, self.config.message_ids);
         let Some(number) = self.producers.insert(producer) else {
-            return Err(OpenError::Option { key: "producers", expected: "at most a million on one client" });
+            return Err(OpenError::Option {
+                key: "producers",
+                expected: "at most a million on one client",
+            });
         };
         let id = ProducerId(number);
         if let Some(lane) = self.lanes.get_mut(lane) {
@@ -122,7 +129,12 @@ impl Session {
     /// # Errors
     ///
     /// The message comes back with the reason.
-    pub fn publish(&mut self, producer: ProducerId, message: Message, now: Time) -> Result<u64, PublishError> {
+    pub fn publish(
+        &mut self,
+        producer: ProducerId,
+        message: Message,
+        now: Time,
+    ) -> Result<u64, PublishError> {
         self.advance(now);
         let invalid = self.check(producer, &message).err();
         let state = self.state.clone();
@@ -236,12 +248,12 @@ impl Session {
             Outcome::Not(verdict) => Some(Some(verdict.clone())),
         };
         if let Some(verdict) = verdict {
-            self.report(producer, sequence, key, verdict, message);
+            self.tell(producer, sequence, key, verdict, message);
         }
         self.mark_dirty(producer);
     }
 
-    fn report(
+    fn tell(
         &mut self,
         producer: ProducerId,
         sequence: u64,
@@ -260,7 +272,8 @@ impl Session {
             }
         }
         if let Some(verdict) = &verdict {
-            let (exchange, routing_key, verdict) = (exchange.clone(), routing_key.clone(), verdict.clone());
+            let (exchange, routing_key, verdict) =
+                (exchange.clone(), routing_key.clone(), verdict.clone());
             self.event(Event::NotConfirmed { exchange, routing_key, sequence, verdict });
         }
         let settled = Box::new(Settled { sequence, exchange, routing_key, verdict, message });
@@ -273,7 +286,13 @@ impl Session {
         let outcome = Outcome::Not(verdict);
         p.count(accepted.sequence, &outcome);
         let Outcome::Not(verdict) = outcome else { return };
-        self.report(producer, accepted.sequence, accepted.routing_key, Some(verdict), accepted.message);
+        self.tell(
+            producer,
+            accepted.sequence,
+            accepted.routing_key,
+            Some(verdict),
+            accepted.message,
+        );
     }
 
     fn drop_oldest(&mut self, producer: ProducerId, reason: DropReason) -> bool {
@@ -299,7 +318,9 @@ impl Session {
     /// copy, `Unknown` otherwise.
     pub(super) fn abandon(&mut self, producer: ProducerId, reason: DropReason) {
         self.rewind_if_sent(producer);
-        while let Some(place) = self.producers.get(producer.0).and_then(|p| p.ring.first_in_flight()) {
+        while let Some(place) =
+            self.producers.get(producer.0).and_then(|p| p.ring.first_in_flight())
+        {
             let attempts = self
                 .producers
                 .get(producer.0)

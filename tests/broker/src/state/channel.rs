@@ -43,6 +43,7 @@ pub(super) struct Incoming {
     pub(super) exchange: Arc<str>,
     pub(super) routing_key: Arc<str>,
     pub(super) mandatory: bool,
+    pub(super) immediate: bool,
     /// None until the header arrived.
     pub(super) size: Option<u64>,
     pub(super) properties: Bytes,

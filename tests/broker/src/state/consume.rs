@@ -45,7 +45,7 @@ impl BrokerState {
                 Ok(())
             }
             basic::AMQPMethod::RecoverAsync(recover) => self.recover(id, channel, recover.requeue),
-            _ => Err(Refusal::connection(503, "a server's method")),
+            _ => Err(Refusal::connection(503, "unimplemented method")),
         }
     }
 
@@ -58,9 +58,11 @@ impl BrokerState {
     ) -> Result<(), Refusal> {
         self.logs.add(id, channel, "basic.qos", &qos.prefetch_count.to_string());
         // amq-protocol does not keep the prefetch size, which follows class and method.
-        if payload.get(4..8).is_some_and(|size| size != [0; 4]) {
+        let size = payload.get(4..8).and_then(|size| size.first_chunk().copied());
+        let size = size.map_or(0, u32::from_be_bytes);
+        if size != 0 {
             return Err(if self.settings.personality.is_rabbitmq() {
-                Refusal::connection(540, "prefetch_size!=0")
+                Refusal::connection(540, format!("prefetch_size!=0 ({size})"))
             } else {
                 Refusal::channel(540, "prefetch size is not supported")
             });

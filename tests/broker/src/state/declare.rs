@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use amq_protocol::{
     protocol::{AMQPClass, exchange as ex, queue as qu},
-    types::{FieldTable, ShortString},
+    types::{AMQPValue, FieldTable, ShortString},
 };
 
 use super::{
     BrokerState, ConnId,
     exchange::{Binding, Destination, Exchange, Kind},
     frames::{Refusal, short},
-    queue::{Limits, Queue, QueueId, text},
+    queue::{Limits, Queue, QueueId, integer, text, type_name},
 };
 
 impl BrokerState {
@@ -58,13 +58,9 @@ impl BrokerState {
             }
             qu::AMQPMethod::Delete(delete) => {
                 self.logs.add(id, channel, "queue.delete", delete.queue.as_str());
-                let message_count = self.delete_queue_method(id, channel, &delete)?;
-                self.reply(id, channel, delete.nowait, || {
-                    qu::AMQPMethod::DeleteOk(qu::DeleteOk { message_count })
-                });
-                Ok(())
+                self.queue_delete(id, channel, &delete)
             }
-            _ => Err(Refusal::connection(503, "a server's method")),
+            _ => Err(Refusal::connection(503, "unimplemented method")),
         }
     }
 
@@ -126,28 +122,26 @@ impl BrokerState {
         name: &str,
         declare: &qu::Declare,
     ) -> Result<QueueId, Refusal> {
-        let limits = Limits::from_arguments(&declare.arguments).map_err(|argument| {
-            Refusal::channel(
-                406,
-                format!("invalid arg '{argument}' for queue '{name}' in vhost '/'"),
-            )
-        })?;
+        let invalid = |argument: &str, why: &str| {
+            let what = format!("invalid arg '{argument}' for queue '{name}' in vhost '/': {why}");
+            Refusal::channel(406, what)
+        };
+        let limits = Limits::from_arguments(&declare.arguments)
+            .map_err(|(argument, why)| invalid(argument, &why))?;
         let kind = declare.arguments.inner().get("x-queue-type").map(text);
         let known = matches!(
             kind.as_ref().map(Option::as_deref),
             None | Some(Some("classic" | "quorum" | "stream"))
         );
         if !known && self.settings.personality.is_rabbitmq() {
-            return Err(Refusal::channel(
-                406,
-                format!("invalid arg 'x-queue-type' for queue '{name}' in vhost '/'"),
-            ));
+            let kind = kind.flatten().unwrap_or_default();
+            return Err(invalid("x-queue-type", &format!("\"unsupported queue type '{kind}'\"")));
         }
         let queue_id = QueueId(self.next_queue);
         self.next_queue += 1;
         let name: Arc<str> = Arc::from(name);
-        let mut queue =
-            Queue::new(name.clone(), declare.durable, limits, declare.arguments.clone());
+        let durable = self.is_durable(declare);
+        let mut queue = Queue::new(name.clone(), durable, limits, declare.arguments.clone());
         queue.auto_delete = declare.auto_delete;
         queue.exclusive = declare.exclusive.then_some(id);
         self.queues.insert(queue_id, queue);
@@ -158,12 +152,17 @@ impl BrokerState {
     fn check_equivalent_queue(&self, queue: QueueId, declare: &qu::Declare) -> Result<(), Refusal> {
         let Some(queue) = self.queues.get(&queue) else { return Ok(()) };
         let of = format!("queue '{}' in vhost '/'", queue.name);
-        equal("durable", &of, declare.durable, queue.durable)?;
+        equal("durable", &of, self.is_durable(declare), queue.durable)?;
         equal("auto_delete", &of, declare.auto_delete, queue.auto_delete)?;
         if declare.exclusive != queue.exclusive.is_some() {
             return Err(locked(&queue.name));
         }
         equal_arguments(&of, &declare.arguments, &queue.arguments)
+    }
+
+    /// RabbitMQ's exclusive queues are never durable.
+    const fn is_durable(&self, declare: &qu::Declare) -> bool {
+        declare.durable && !(declare.exclusive && self.settings.personality.is_rabbitmq())
     }
 
     /// The queue of this name (empty: the one this channel declared last), if the connection may use it.
@@ -187,36 +186,53 @@ impl BrokerState {
         Ok(queue_id)
     }
 
-    fn delete_queue_method(
+    fn queue_delete(
         &mut self,
         id: ConnId,
         channel: u16,
         delete: &qu::Delete,
-    ) -> Result<u32, Refusal> {
+    ) -> Result<(), Refusal> {
         let name = delete.queue.as_str();
+        let ok = |message_count| qu::AMQPMethod::DeleteOk(qu::DeleteOk { message_count });
         // Deleting what does not exist succeeds on both brokers.
         if !name.is_empty() && !self.queue_names.contains_key(name) {
-            return Ok(0);
+            self.reply(id, channel, delete.nowait, || ok(0));
+            return Ok(());
         }
         let queue_id = self.accessible_queue(id, channel, name)?;
-        let Some(queue) = self.queues.get(&queue_id) else { return Ok(0) };
+        let Some(queue) = self.queues.get(&queue_id) else { return Ok(()) };
         if delete.if_unused && !queue.consumers.is_empty() {
             return Err(Refusal::channel(406, format!("queue '{name}' in vhost '/' in use")));
         }
         if delete.if_empty && !queue.ready.is_empty() {
             return Err(Refusal::channel(406, format!("queue '{name}' in vhost '/' not empty")));
         }
-        Ok(self.delete_queue_id(queue_id))
+        let Some(queue) = self.take_queue(queue_id) else { return Ok(()) };
+        let count = u32::try_from(queue.ready.len()).unwrap_or(u32::MAX);
+        if self.settings.personality.is_rabbitmq() {
+            self.reply(id, channel, delete.nowait, || ok(count));
+            self.cancel_consumers(queue.consumers);
+        } else {
+            self.cancel_consumers(queue.consumers);
+            self.reply(id, channel, delete.nowait, || ok(count));
+        }
+        Ok(())
     }
 
-    /// Deletes a queue and its bindings, and cancels its consumers; how many messages were ready.
-    pub(super) fn delete_queue_id(&mut self, id: QueueId) -> u32 {
-        let Some(queue) = self.queues.remove(&id) else { return 0 };
+    /// Deletes a queue and its bindings, and cancels its consumers.
+    pub(super) fn delete_queue_id(&mut self, id: QueueId) {
+        if let Some(queue) = self.take_queue(id) {
+            self.cancel_consumers(queue.consumers);
+        }
+    }
+
+    /// Removes a queue and its bindings; its consumers are still to be cancelled.
+    fn take_queue(&mut self, id: QueueId) -> Option<Queue> {
+        let queue = self.queues.remove(&id)?;
         self.queue_names.remove(&queue.name);
         self.dirty.remove(&id);
         self.remove_bindings_to(&Destination::Queue(id));
-        self.cancel_consumers(queue.consumers);
-        u32::try_from(queue.ready.len()).unwrap_or(u32::MAX)
+        Some(queue)
     }
 
     pub(super) fn purge_queue_id(&mut self, id: QueueId) -> u32 {
@@ -261,7 +277,7 @@ impl BrokerState {
                 self.unbind(unbind.source.as_str(), &binding)?;
                 (unbind.nowait, ex::AMQPMethod::UnbindOk(ex::UnbindOk {}))
             }
-            _ => return Err(Refusal::connection(503, "a server's method")),
+            _ => return Err(Refusal::connection(503, "unimplemented method")),
         };
         if !nowait {
             self.send(id, channel, &AMQPClass::Exchange(reply));
@@ -330,7 +346,7 @@ impl BrokerState {
         if name.starts_with("amq.") {
             return Err(Refusal::channel(
                 403,
-                format!("operation not permitted on exchange '{name}' in vhost '/'"),
+                format!("deletion of system exchange '{name}' in vhost '/' not allowed"),
             ));
         }
         if if_unused && self.exchanges.get(name).is_some_and(|found| !found.bindings.is_empty()) {
@@ -412,11 +428,28 @@ fn equal_arguments(of: &str, received: &FieldTable, current: &FieldTable) -> Res
         let (received, current) =
             (received.inner().get(name.as_str()), current.inner().get(name.as_str()));
         if received != current {
-            let show = |value: Option<_>| value.map_or("none".to_owned(), |v| format!("{v:?}"));
-            return Err(inequivalent(name.as_str(), of, &show(received), &show(current)));
+            let text = format!(
+                "inequivalent arg '{name}' for {of}: received {} but current is {}",
+                in_words(received),
+                in_words(current)
+            );
+            return Err(Refusal::channel(406, text));
         }
     }
     Ok(())
+}
+
+/// An argument's value as RabbitMQ shows it.
+fn in_words(value: Option<&AMQPValue>) -> String {
+    let Some(value) = value else { return "none".to_owned() };
+    let shown = match value {
+        AMQPValue::Boolean(value) => value.to_string(),
+        value => integer(value)
+            .map(|n| n.to_string())
+            .or_else(|| text(value))
+            .unwrap_or_else(|| format!("{value:?}")),
+    };
+    format!("the value '{shown}' of type '{}'", type_name(value))
 }
 
 fn inequivalent(argument: &str, of: &str, received: &str, current: &str) -> Refusal {

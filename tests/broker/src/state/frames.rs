@@ -15,17 +15,24 @@ pub(super) struct Refusal {
     connection: bool,
     code: u16,
     text: String,
+    /// The method that it is for, if not the one at hand.
+    about: Option<MethodId>,
 }
 
 impl Refusal {
     /// Closes the channel.
     pub(super) fn channel(code: u16, text: impl AsRef<str>) -> Self {
-        Self { connection: false, code, text: reply_text(code, text.as_ref()) }
+        Self { connection: false, code, text: reply_text(code, text.as_ref()), about: None }
     }
 
     /// Closes the connection.
     pub(super) fn connection(code: u16, text: impl AsRef<str>) -> Self {
-        Self { connection: true, code, text: reply_text(code, text.as_ref()) }
+        Self { connection: true, code, text: reply_text(code, text.as_ref()), about: None }
+    }
+
+    /// Names another method than the one at hand.
+    pub(super) fn about(self, method: MethodId) -> Self {
+        Self { about: Some(method), ..self }
     }
 }
 
@@ -139,6 +146,9 @@ impl BrokerState {
         let mut method = MethodId::default();
         let outcome = match frame.kind {
             FrameKind::Heartbeat if channel == 0 => Ok(()),
+            FrameKind::Heartbeat if self.settings.personality.is_rabbitmq() => {
+                Err(Refusal::connection(505, "type 8, all octets = <<>>"))
+            }
             FrameKind::Heartbeat => Err(Refusal::connection(501, "heartbeat on a channel")),
             FrameKind::Method => match decode_method(frame.payload) {
                 Ok(decoded) => {
@@ -176,9 +186,9 @@ impl BrokerState {
             return match method {
                 Method::Other(class) => match *class {
                     AMQPClass::Connection(method) => self.connection_method(id, method),
-                    _ => Err(Refusal::connection(503, "a channel's method on channel 0")),
+                    _ => Err(on_channel_0()),
                 },
-                _ => Err(Refusal::connection(503, "a channel's method on channel 0")),
+                _ => Err(on_channel_0()),
             };
         }
         match connection.phase {
@@ -193,8 +203,13 @@ impl BrokerState {
         }
         match connection.channels.get(&channel) {
             Some(open) if open.closing => return self.method_while_closing(id, channel, method),
-            Some(open) if open.incoming.is_some() => {
-                return Err(Refusal::connection(505, "expected content, got a method instead"));
+            Some(Channel { incoming: Some(incoming), .. }) => {
+                let what = match incoming.size {
+                    None => "header for class 60, got non content header",
+                    Some(_) => "body, got non content body",
+                };
+                let text = format!("expected content {what} frame instead");
+                return Err(Refusal::connection(505, text).about(PUBLISH));
             }
             Some(_) => {}
             None => {
@@ -226,12 +241,10 @@ impl BrokerState {
                 AMQPClass::Basic(method) => self.basic_method(id, channel, method, payload),
                 AMQPClass::Confirm(method) => self.confirm_method(id, channel, method),
                 AMQPClass::Tx(_) => Err(Refusal::connection(540, "transactions")),
-                AMQPClass::Connection(_) => {
-                    Err(Refusal::connection(503, "a connection's method on a channel"))
-                }
+                AMQPClass::Connection(_) => Err(Refusal::connection(503, "unimplemented method")),
                 AMQPClass::Access(_) => Err(Refusal::connection(540, "access")),
             },
-            _ => Err(Refusal::connection(503, "a server's method")),
+            _ => Err(Refusal::connection(503, "unimplemented method")),
         }
     }
 
@@ -327,7 +340,7 @@ impl BrokerState {
                 Ok(())
             }
             chan::AMQPMethod::CloseOk(_) => Ok(()),
-            chan::AMQPMethod::OpenOk(_) => Err(Refusal::connection(503, "a server's method")),
+            chan::AMQPMethod::OpenOk(_) => Err(Refusal::connection(503, "unimplemented method")),
         }
     }
 
@@ -336,6 +349,7 @@ impl BrokerState {
     }
 
     fn refuse(&mut self, id: ConnId, channel: u16, refusal: &Refusal, method: MethodId) {
+        let method = refusal.about.unwrap_or(method);
         if refusal.connection || channel == 0 {
             self.close_connection_with(id, refusal.code, &refusal.text, method);
         } else {
@@ -446,6 +460,10 @@ impl BrokerState {
             self.forget_consumer(consumer.queue, consumer.id);
         }
     }
+}
+
+fn on_channel_0() -> Refusal {
+    Refusal::connection(504, "unexpected method in connection state running")
 }
 
 pub(super) fn close_ok() -> AMQPClass {

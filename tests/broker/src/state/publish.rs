@@ -13,7 +13,7 @@ use super::{
     BrokerState, ConnId,
     channel::{Confirms, Incoming},
     exchange::Destination,
-    frames::{Refusal, put_method, short},
+    frames::{MethodId, Refusal, put_method, short},
     queue::{Content, QueueId},
 };
 
@@ -52,9 +52,6 @@ impl BrokerState {
         };
         let rabbitmq = self.settings.personality.is_rabbitmq();
         self.logs.count(id, channel, "basic.publish", exchange);
-        if publish.immediate && rabbitmq {
-            return Err(Refusal::connection(540, "immediate=true"));
-        }
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         let Some(open) = connection.channels.get_mut(&channel) else { return Ok(()) };
         let (exchange, routing_key) = open.target(exchange, routing_key);
@@ -62,6 +59,7 @@ impl BrokerState {
             exchange,
             routing_key,
             mandatory: publish.mandatory,
+            immediate: publish.immediate,
             size: None,
             properties: Bytes::new(),
             body: Vec::new(),
@@ -85,7 +83,10 @@ impl BrokerState {
         let largest = self.settings.personality.body_max();
         let Some(incoming) = self.incoming(id, channel)? else { return Ok(()) };
         if incoming.size.is_some() {
-            return Err(Refusal::connection(505, "expected a body, got a header instead"));
+            return Err(Refusal::connection(
+                505,
+                "expected content body, got non content body frame instead",
+            ));
         }
         if header.class != MESSAGES {
             return Err(Refusal::connection(505, "a header of another class than basic"));
@@ -118,7 +119,10 @@ impl BrokerState {
     ) -> Result<(), Refusal> {
         let Some(incoming) = self.incoming(id, channel)? else { return Ok(()) };
         let Some(size) = incoming.size else {
-            return Err(Refusal::connection(505, "expected a content header, got a body instead"));
+            return Err(Refusal::connection(
+                505,
+                "expected content header for class 60, got non content header frame instead",
+            ));
         };
         incoming.body.extend_from_slice(payload);
         let arrived = u64::try_from(incoming.body.len()).unwrap_or(u64::MAX);
@@ -141,7 +145,11 @@ impl BrokerState {
             None => return self.unopened().map(|()| None),
             Some(open) if open.closing => return Ok(None),
             Some(open) if open.incoming.is_none() => {
-                return Err(Refusal::connection(505, "content without a method that has any"));
+                return Err(Refusal::connection(
+                    505,
+                    "expected method frame, got non method frame instead",
+                )
+                .about(MethodId::default()));
             }
             Some(_) => {}
         }
@@ -154,6 +162,9 @@ impl BrokerState {
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         let Some(open) = connection.channels.get_mut(&channel) else { return Ok(()) };
         let Some(incoming) = open.incoming.take() else { return Ok(()) };
+        if incoming.immediate && rabbitmq {
+            return Err(Refusal::connection(540, "immediate=true"));
+        }
         if self.blocked.is_some() && !rabbitmq {
             return Err(Refusal::channel(406, "Server low on disk space"));
         }
@@ -264,7 +275,7 @@ impl BrokerState {
         method: confirm::AMQPMethod,
     ) -> Result<(), Refusal> {
         let confirm::AMQPMethod::Select(select) = method else {
-            return Err(Refusal::connection(503, "a server's method"));
+            return Err(Refusal::connection(503, "unimplemented method"));
         };
         self.logs.add(id, channel, "confirm.select", "");
         if let Some(open) = self.channel_mut(id, channel) {
@@ -427,7 +438,7 @@ fn content(incoming: Incoming, user: &str) -> Result<Content, Refusal> {
         persistent = *decoded.delivery_mode() == Some(2);
         if let Some(text) = decoded.expiration() {
             let millis = text.as_str().parse().map_err(|_| {
-                Refusal::channel(406, format!("invalid expiration '{text}': not_a_number"))
+                Refusal::channel(406, format!("invalid expiration '{text}': no_integer"))
             })?;
             expiration = Some(Duration::from_millis(millis));
         }

@@ -54,18 +54,26 @@ impl Limits {
     pub(super) const NONE: Self =
         Self { max_length: None, overflow: Overflow::DropHead, message_ttl: None };
 
-    /// Reads the arguments, or says which one has no sensible value.
-    pub(super) fn from_arguments(arguments: &FieldTable) -> Result<Self, &'static str> {
+    /// Reads the arguments, or says which one has no sensible value, and why.
+    pub(super) fn from_arguments(arguments: &FieldTable) -> Result<Self, (&'static str, String)> {
         let number = |name: &'static str| match arguments.inner().get(name) {
             None => Ok(None),
-            Some(value) => integer(value).map(Some).ok_or(name),
+            Some(value) => match integer(value) {
+                None => {
+                    let why = format!("\"expected integer, got {}\"", type_name(value));
+                    Err((name, why))
+                }
+                Some(value) => u64::try_from(value)
+                    .map(Some)
+                    .map_err(|_| (name, format!("{{value_negative,{value}}}"))),
+            },
         };
-        let overflow = match arguments.inner().get("x-overflow") {
+        let overflow = match arguments.inner().get("x-overflow").map(text) {
             None => Overflow::DropHead,
-            Some(value) => match text(value).as_deref() {
+            Some(how) => match how.as_deref() {
                 Some("drop-head") => Overflow::DropHead,
                 Some("reject-publish" | "reject-publish-dlx") => Overflow::RejectPublish,
-                _ => return Err("x-overflow"),
+                _ => return Err(("x-overflow", "invalid_overflow".to_owned())),
             },
         };
         Ok(Self {
@@ -76,17 +84,40 @@ impl Limits {
     }
 }
 
-/// A field that holds a non-negative integer of any width.
-fn integer(value: &AMQPValue) -> Option<u64> {
+/// A field that holds an integer of any width.
+pub(super) fn integer(value: &AMQPValue) -> Option<i64> {
     match value {
-        AMQPValue::ShortShortInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::ShortShortInt(n) => Some((*n).into()),
         AMQPValue::ShortShortUInt(n) => Some((*n).into()),
-        AMQPValue::ShortInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::ShortInt(n) => Some((*n).into()),
         AMQPValue::ShortUInt(n) => Some((*n).into()),
-        AMQPValue::LongInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::LongInt(n) => Some((*n).into()),
         AMQPValue::LongUInt(n) => Some((*n).into()),
-        AMQPValue::LongLongInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::LongLongInt(n) => Some(*n),
         _ => None,
+    }
+}
+
+/// What RabbitMQ calls a field's type.
+pub(super) const fn type_name(value: &AMQPValue) -> &'static str {
+    match value {
+        AMQPValue::Boolean(_) => "bool",
+        AMQPValue::ShortShortInt(_) => "byte",
+        AMQPValue::ShortShortUInt(_) => "unsignedbyte",
+        AMQPValue::ShortInt(_) => "short",
+        AMQPValue::ShortUInt(_) => "unsignedshort",
+        AMQPValue::LongInt(_) => "signedint",
+        AMQPValue::LongUInt(_) => "unsignedint",
+        AMQPValue::LongLongInt(_) => "long",
+        AMQPValue::Float(_) => "float",
+        AMQPValue::Double(_) => "double",
+        AMQPValue::DecimalValue(_) => "decimal",
+        AMQPValue::ShortString(_) | AMQPValue::LongString(_) => "longstr",
+        AMQPValue::FieldArray(_) => "array",
+        AMQPValue::Timestamp(_) => "timestamp",
+        AMQPValue::FieldTable(_) => "table",
+        AMQPValue::ByteArray(_) => "binary",
+        AMQPValue::Void => "void",
     }
 }
 

@@ -1,0 +1,501 @@
+//! Frames in: who gets them, and what the peer may not send.
+
+use std::sync::Arc;
+
+use amq_protocol::protocol::{AMQPClass, basic};
+
+use super::Session;
+use crate::{
+    connection::{
+        Phase,
+        channel::{Arriving, Channel, Content, Expect, Incoming, Owner},
+    },
+    consume::Batch,
+    error::{Incompatible, ProtocolError},
+    event::{Event, Return, Returned},
+    ids::{ConnectionId, ConsumerId, ProducerId},
+    message::{Message, Properties},
+    publish::lane::LaneState,
+    time::Time,
+    wire::{
+        Ack, Deliver, Frame, FrameKind, Method, Nack, REFERENCE_HEADER, WireError, decode,
+        decode_content_header, decode_method, decode_properties, parse_generated_id,
+    },
+};
+
+/// Bodies from this length on become `Bytes` of their own instead of being copied into a batch.
+const LARGE_BODY: usize = 16 << 10;
+
+/// What a body gets reserved at its header, however much is announced: the rest as it arrives.
+const FIRST_RESERVE: usize = 64 << 10;
+
+impl Session {
+    /// `n` bytes were read into the front of [`receive_buffer`](Self::receive_buffer).
+    pub fn handle_received(&mut self, connection: ConnectionId, n: usize, now: Time) {
+        self.advance(now);
+        let c = connection.0 as usize;
+        let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) else {
+            return;
+        };
+        connection.receive.read(n);
+        connection.last_received = self.now;
+        let mut receive = std::mem::take(&mut connection.receive);
+        let mut result = Ok(());
+        while let Some(connection) = self.connections.get(c).filter(|c| c.has_transport()) {
+            if connection.phase == Phase::AwaitStart && receive.bytes().starts_with(b"AMQP") {
+                if let Some(version) = receive.bytes().first_chunk::<8>() {
+                    self.hang_up(c, Incompatible::Version(*version).into());
+                }
+                break;
+            }
+            match decode(receive.bytes(), connection.tuned.frame_max) {
+                Ok(Some((frame, used))) => {
+                    let rest = receive.bytes().get(used..).unwrap_or_default();
+                    match self.on_frame(c, frame, rest) {
+                        Ok(more) => receive.consume(used + more),
+                        Err(error) => {
+                            result = Err(error);
+                            break;
+                        }
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    result = Err(error.into());
+                    break;
+                }
+            }
+        }
+        self.flush_batches();
+        if let Err(error) = result {
+            self.protocol_error(c, error);
+        } else if let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) {
+            connection.receive = receive;
+        }
+    }
+
+    /// Handles one frame. Returns how many bytes of `rest`, which follows it, were used as well.
+    #[inline]
+    fn on_frame(
+        &mut self,
+        c: usize,
+        frame: Frame<'_>,
+        rest: &[u8],
+    ) -> Result<usize, ProtocolError> {
+        let Some(connection) = self.connections.get_mut(c) else { return Ok(0) };
+        match connection.phase {
+            Phase::Open | Phase::AwaitStart | Phase::AwaitTune | Phase::AwaitOpenOk => {}
+            // After our close, confirms still count until close-ok; after the peer's, nothing does (s14).
+            Phase::Closing(_) if frame.kind == FrameKind::Method => {}
+            _ => return Ok(0),
+        }
+        let channel = frame.channel;
+        match frame.kind {
+            FrameKind::Heartbeat if channel == 0 => Ok(0),
+            FrameKind::Heartbeat => Err(ProtocolError::HeartbeatChannel(channel)),
+            FrameKind::Method => match decode_method(frame.payload)? {
+                Method::Deliver(deliver) => self.on_deliver(c, channel, &deliver, rest),
+                Method::Ack(Ack { delivery_tag, multiple, .. }) => {
+                    self.on_ack(c, channel, delivery_tag, multiple, false).map(|()| 0)
+                }
+                Method::Nack(Nack { delivery_tag, multiple, .. }) => {
+                    self.on_ack(c, channel, delivery_tag, multiple, true).map(|()| 0)
+                }
+                Method::Publish(_) => {
+                    Err(ProtocolError::UnexpectedMethod { channel, class: 60, method: 40 })
+                }
+                Method::Other(class) => self.on_method(c, channel, *class).map(|()| 0),
+            },
+            FrameKind::Header => self.on_header(c, channel, frame.payload).map(|()| 0),
+            FrameKind::Body => self.on_body(c, channel, frame.payload).map(|()| 0),
+        }
+    }
+
+    fn on_method(&mut self, c: usize, number: u16, class: AMQPClass) -> Result<(), ProtocolError> {
+        if number == 0 {
+            return match class {
+                AMQPClass::Connection(method) => self.on_connection_method(c, method),
+                class => Err(ProtocolError::UnexpectedMethod {
+                    channel: 0,
+                    class: class.get_amqp_class_id(),
+                    method: class.get_amqp_method_id(),
+                }),
+            };
+        }
+        let channel = self.channel(c, number)?;
+        if !matches!(channel.content, Content::None) {
+            return Err(ProtocolError::UnexpectedFrame(number));
+        }
+        if let AMQPClass::Basic(basic::AMQPMethod::Return(method)) = class {
+            if matches!(channel.owner, Owner::Lane(_)) {
+                let reply = Return {
+                    code: method.reply_code,
+                    text: method.reply_text.as_str().into(),
+                    exchange: method.exchange.as_str().into(),
+                    routing_key: method.routing_key.as_str().into(),
+                };
+                channel.content =
+                    Content::Header(Incoming::Return { reply, properties: Vec::new() });
+                return Ok(());
+            }
+            if channel.owner == Owner::Nobody {
+                return Ok(());
+            }
+            return Err(ProtocolError::UnexpectedMethod { channel: number, class: 60, method: 50 });
+        }
+        self.on_channel_method(c, number, class)
+    }
+
+    fn channel(&mut self, c: usize, number: u16) -> Result<&mut Channel, ProtocolError> {
+        self.connections
+            .get_mut(c)
+            .and_then(|connection| connection.channels.get_mut(number))
+            .ok_or(ProtocolError::ChannelNotOpen(number))
+    }
+
+    /// A confirm. It counts on a channel that we are closing, too.
+    fn on_ack(
+        &mut self,
+        c: usize,
+        number: u16,
+        tag: u64,
+        multiple: bool,
+        nack: bool,
+    ) -> Result<(), ProtocolError> {
+        let channel = self.channel(c, number)?;
+        match channel.owner {
+            Owner::Lane(l) => {
+                let open = self
+                    .lanes
+                    .get(l)
+                    .is_some_and(|lane| matches!(lane.state, LaneState::Open | LaneState::Closing));
+                if open && self.on_confirm(l, tag, multiple, nack) {
+                    Ok(())
+                } else {
+                    Err(ProtocolError::UnknownConfirm { channel: number, tag })
+                }
+            }
+            Owner::Nobody => Ok(()),
+            Owner::Control | Owner::Consumer(..) => Err(ProtocolError::UnexpectedMethod {
+                channel: number,
+                class: 60,
+                method: if nack { 120 } else { 80 },
+            }),
+        }
+    }
+
+    // ---- content ---------------------------------------------------------------------------------
+
+    /// A delivery. When all of it is here, it goes straight into its batch.
+    #[inline]
+    fn on_deliver(
+        &mut self,
+        c: usize,
+        number: u16,
+        deliver: &Deliver<'_>,
+        rest: &[u8],
+    ) -> Result<usize, ProtocolError> {
+        let frame_max = self.connections.get(c).map_or(0, |connection| connection.tuned.frame_max);
+        let channel = self.channel(c, number)?;
+        if !matches!(channel.content, Content::None) {
+            return Err(ProtocolError::UnexpectedFrame(number));
+        }
+        let (consumer, generation) = match channel.owner {
+            Owner::Consumer(consumer, generation) => (consumer, generation),
+            // Late frames of a channel that is being closed.
+            Owner::Nobody => return Ok(0),
+            Owner::Control | Owner::Lane(_) => {
+                return Err(ProtocolError::UnexpectedMethod {
+                    channel: number,
+                    class: 60,
+                    method: 60,
+                });
+            }
+        };
+        if let Some((properties, body, used)) = whole_content(number, rest, frame_max)? {
+            self.deliver(consumer, generation, number, deliver, properties, body)?;
+            return Ok(used);
+        }
+        channel.content = Content::Header(Incoming::Delivery(Arriving::new(deliver)));
+        Ok(0)
+    }
+
+    fn on_header(&mut self, c: usize, number: u16, payload: &[u8]) -> Result<(), ProtocolError> {
+        let limit = self.config.limits.body_max as u64;
+        let channel = self.channel(c, number)?;
+        if channel.owner == Owner::Nobody || channel.expect == Some(Expect::CloseOk) {
+            return Ok(());
+        }
+        let Content::Header(mut incoming) = std::mem::take(&mut channel.content) else {
+            return Err(ProtocolError::UnexpectedFrame(number));
+        };
+        let header = decode_content_header(payload)?;
+        let announced = header.body_size;
+        if announced > limit {
+            return Err(ProtocolError::BodyTooLarge { announced, limit });
+        }
+        let (Incoming::Delivery(Arriving { properties, .. }) | Incoming::Return { properties, .. }) =
+            &mut incoming;
+        properties.extend_from_slice(header.properties.as_bytes());
+        if announced == 0 {
+            return self.on_content(c, number, incoming, Vec::new());
+        }
+        let body = Vec::with_capacity(FIRST_RESERVE.min(announced as usize));
+        self.channel(c, number)?.content = Content::Body { incoming, body, missing: announced };
+        Ok(())
+    }
+
+    fn on_body(&mut self, c: usize, number: u16, payload: &[u8]) -> Result<(), ProtocolError> {
+        let channel = self.channel(c, number)?;
+        if channel.owner == Owner::Nobody || channel.expect == Some(Expect::CloseOk) {
+            return Ok(());
+        }
+        let Content::Body { incoming, mut body, missing } = std::mem::take(&mut channel.content)
+        else {
+            return Err(ProtocolError::UnexpectedFrame(number));
+        };
+        let length = payload.len() as u64;
+        if length > missing {
+            let announced = body.len() as u64 + missing;
+            return Err(ProtocolError::BodyOverrun { announced, got: body.len() as u64 + length });
+        }
+        body.extend_from_slice(payload);
+        if length < missing {
+            channel.content = Content::Body { incoming, body, missing: missing - length };
+            return Ok(());
+        }
+        self.on_content(c, number, incoming, body)
+    }
+
+    fn on_content(
+        &mut self,
+        c: usize,
+        number: u16,
+        incoming: Incoming,
+        body: Vec<u8>,
+    ) -> Result<(), ProtocolError> {
+        match (incoming, self.channel(c, number)?.owner) {
+            (Incoming::Delivery(arriving), Owner::Consumer(consumer, generation)) => {
+                let Arriving { tag, redelivered, names, properties } = arriving;
+                if body.len() < LARGE_BODY {
+                    let deliver = Deliver {
+                        consumer_tag: &[],
+                        delivery_tag: tag,
+                        redelivered,
+                        names: &names,
+                    };
+                    return self.deliver(
+                        consumer,
+                        generation,
+                        number,
+                        &deliver,
+                        &properties,
+                        &body,
+                    );
+                }
+                if !self.count_delivery(consumer, generation, number, tag, body.len())? {
+                    return Ok(());
+                }
+                self.flush_batch(consumer, generation);
+                let mut batch = Batch::new(generation);
+                batch.push_large(tag, redelivered, &names, &properties, body.into());
+                self.batches.push_back((consumer, Arc::new(batch)));
+            }
+            (Incoming::Return { reply, properties }, Owner::Lane(l)) => {
+                self.on_return(l, reply, &properties, body)
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    // ---- deliveries ------------------------------------------------------------------------------
+
+    /// Takes note of a delivery; whether its consumer wants it.
+    #[inline]
+    fn count_delivery(
+        &mut self,
+        id: ConsumerId,
+        generation: u64,
+        channel: u16,
+        tag: u64,
+        length: usize,
+    ) -> Result<bool, ProtocolError> {
+        let now = self.now;
+        let Some(consumer) = self.consumers.get_mut(id.0) else { return Ok(false) };
+        consumer.stats.received += 1;
+        consumer.stats.received_bytes += length as u64;
+        if consumer.config.no_ack {
+            consumer.stats.acked += 1;
+            consumer.queue_bytes += length as u64;
+            if !consumer.full && consumer.queue_bytes > consumer.config.queue_bytes as u64 {
+                consumer.full = true;
+                if let Some(subscription) = consumer.subscriptions.last()
+                    && let Some(connection) = self.connections.get_mut(subscription.connection)
+                {
+                    connection.full_queues += 1;
+                }
+            }
+            return Ok(!consumer.is_closing());
+        }
+        let closing = consumer.is_closing();
+        let Some(subscription) = consumer.subscription_mut(generation) else {
+            consumer.stats.abandoned += 1;
+            return Ok(false);
+        };
+        let expected = subscription.acks.next_tag();
+        if tag != expected {
+            consumer.stats.received -= 1;
+            return Err(ProtocolError::DeliveryTag { channel, expected, got: tag });
+        }
+        subscription.acks.received();
+        if closing || subscription.cancelled {
+            // Nobody is there to take it (s31, s48).
+            let run = crate::consume::SettleRun {
+                generation,
+                first: tag,
+                last: tag,
+                settlement: crate::consume::Settlement::Requeue,
+            };
+            self.settle(id, run, now);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    #[inline]
+    fn deliver(
+        &mut self,
+        id: ConsumerId,
+        generation: u64,
+        channel: u16,
+        deliver: &Deliver<'_>,
+        properties: &[u8],
+        body: &[u8],
+    ) -> Result<(), ProtocolError> {
+        if !self.count_delivery(id, generation, channel, deliver.delivery_tag, body.len())? {
+            return Ok(());
+        }
+        let length = deliver.names.len() + properties.len() + body.len();
+        let Some(subscription) =
+            self.consumers.get_mut(id.0).and_then(|c| c.subscription_mut(generation))
+        else {
+            return Ok(());
+        };
+        if subscription.batch.is_empty() {
+            self.filling.push((id, generation));
+        } else if !subscription.batch.has_room(length) {
+            let full = std::mem::replace(&mut subscription.batch, Batch::new(generation));
+            self.batches.push_back((id, Arc::new(full)));
+        }
+        subscription.batch.push(
+            deliver.delivery_tag,
+            deliver.redelivered,
+            deliver.names,
+            properties,
+            body,
+        );
+        Ok(())
+    }
+
+    /// Hands out what was gathered of this read.
+    fn flush_batches(&mut self) {
+        while let Some((consumer, generation)) = self.filling.pop() {
+            self.hand_out(consumer, generation);
+        }
+    }
+
+    fn flush_batch(&mut self, consumer: ConsumerId, generation: u64) {
+        self.filling.retain(|&filling| filling != (consumer, generation));
+        self.hand_out(consumer, generation);
+    }
+
+    fn hand_out(&mut self, id: ConsumerId, generation: u64) {
+        if let Some(subscription) =
+            self.consumers.get_mut(id.0).and_then(|c| c.subscription_mut(generation))
+            && !subscription.batch.is_empty()
+        {
+            let batch = std::mem::replace(&mut subscription.batch, Batch::new(generation));
+            self.batches.push_back((id, Arc::new(batch)));
+        }
+    }
+
+    // ---- returns (s20) ---------------------------------------------------------------------------
+
+    fn on_return(&mut self, l: usize, reply: Return, raw: &[u8], body: Vec<u8>) {
+        let properties = decode_properties(raw).unwrap_or_default();
+        let (generated, sequence) = identify(&properties);
+        let message = Message::from(body).with_properties(properties);
+        let members = self.lanes.get(l).map(|lane| lane.members.clone()).unwrap_or_default();
+        let confirm =
+            self.lanes.get(l).is_some_and(|lane| lane.mode == crate::config::PublishMode::Confirm);
+        if !confirm {
+            let owner =
+                members.iter().copied().find(|producer| self.publishes_to(*producer, &reply));
+            if let Some(producer) = owner.and_then(|owner| self.producers.get_mut(owner.0)) {
+                producer.stats.returns += 1;
+            }
+            self.event(Event::Returned(Box::new(Returned { reply, message })));
+            return;
+        }
+        for producer in members {
+            let Some(p) = self.producers.get_mut(producer.0) else { continue };
+            let sequence = match generated {
+                Some((prefix, sequence)) if prefix == p.id_prefix().0 => Some(sequence),
+                Some(_) if sequence.is_none() => continue,
+                _ => sequence,
+            };
+            if let Some(place) = p.find_returned(&reply, &message, sequence) {
+                p.note_return(place, Box::new(reply));
+                return;
+            }
+        }
+    }
+
+    fn publishes_to(&self, producer: ProducerId, reply: &Return) -> bool {
+        self.producers.get(producer.0).is_some_and(|p| *p.config.exchange == *reply.exchange)
+    }
+}
+
+/// The id and the reference that a producer of ours gave the message.
+fn identify(properties: &Properties) -> (Option<(u64, u64)>, Option<u64>) {
+    let generated = properties.message_id().as_ref().and_then(|id| parse_generated_id(id.as_str()));
+    let reference = properties.headers().as_ref().and_then(|headers| {
+        match headers.inner().get(REFERENCE_HEADER) {
+            Some(amq_protocol::types::AMQPValue::LongLongInt(sequence)) => {
+                Some(sequence.cast_unsigned())
+            }
+            _ => None,
+        }
+    });
+    (generated, reference)
+}
+
+/// A delivery's content, if all of it lies in `rest`: properties, body, and the bytes it takes.
+#[inline]
+#[allow(clippy::type_complexity)]
+fn whole_content(
+    number: u16,
+    rest: &[u8],
+    frame_max: u32,
+) -> Result<Option<(&[u8], &[u8], usize)>, WireError> {
+    let Some((header, used)) = decode(rest, frame_max)? else { return Ok(None) };
+    if header.kind != FrameKind::Header || header.channel != number {
+        return Ok(None);
+    }
+    let content = decode_content_header(header.payload)?;
+    if content.body_size == 0 {
+        return Ok(Some((content.properties.as_bytes(), &[], used)));
+    }
+    let Some((body, body_used)) = decode(rest.get(used..).unwrap_or_default(), frame_max)? else {
+        return Ok(None);
+    };
+    if body.kind != FrameKind::Body
+        || body.channel != number
+        || body.payload.len() as u64 != content.body_size
+        || body.payload.len() >= LARGE_BODY
+    {
+        return Ok(None);
+    }
+    Ok(Some((content.properties.as_bytes(), body.payload, used + body_used)))
+}
