@@ -153,8 +153,14 @@ fn exclusive(name: &str) -> queue::Declare {
 }
 
 fn with_argument(name: &str, value: AMQPValue) -> Send {
+    with_arguments(&[(name, value)])
+}
+
+fn with_arguments(list: &[(&str, AMQPValue)]) -> Send {
     let mut arguments = FieldTable::default();
-    arguments.insert(name.into(), value);
+    for (name, value) in list {
+        arguments.insert((*name).into(), value.clone());
+    }
     declare(queue::Declare { arguments, ..exclusive("golden.arguments") })
 }
 
@@ -261,6 +267,41 @@ fn scripts() -> Vec<(&'static str, Vec<Send>, usize)> {
                 ack(1, false),
             ],
             5,
+        ),
+        (
+            "refused by a full queue, mandatory",
+            vec![
+                with_arguments(&[
+                    ("x-max-length", AMQPValue::LongInt(1)),
+                    ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+                ]),
+                select(),
+                Send::Await,
+                Send::Await,
+                publish("", "golden.arguments", &plain()),
+                Send::Await,
+                publish("", "golden.arguments", &plain()),
+                Send::Await,
+                get("golden.none"),
+            ],
+            1,
+        ),
+        (
+            "a queue of length 0",
+            vec![
+                with_argument("x-max-length", AMQPValue::LongInt(0)),
+                select(),
+                Send::Await,
+                Send::Await,
+                publish("", "golden.arguments", &plain()),
+                Send::Await,
+                get("golden.arguments"),
+                Send::Await,
+                consume("golden.arguments", "c"),
+                Send::Await,
+                publish("", "golden.arguments", &plain()),
+            ],
+            4,
         ),
         ("get from an empty queue", vec![q(), get("golden.q")], 2),
         ("get from nowhere", vec![get("golden.none")], 1),

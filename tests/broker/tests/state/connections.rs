@@ -166,7 +166,7 @@ fn s08_frames_out_of_place_close_the_connection_with_the_right_code() {
     wire::put_content_header(&mut too_much, 1, 3, &Default::default());
     wire::put_body(&mut too_much, 1, b"four", 4096);
     for (bytes, code) in [
-        (&heartbeat[..], 501),
+        (&heartbeat[..], 505),
         (&body_first, 505),
         (&method_in_content, 505),
         (&too_much, 501),
