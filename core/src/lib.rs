@@ -1,5 +1,6 @@
 //! Sans-IO AMQP 0-9-1 client core.
 
+pub mod client;
 mod arena;
 mod backoff;
 pub mod config;
