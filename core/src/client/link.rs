@@ -16,7 +16,16 @@ use futures::{channel::oneshot, task::AtomicWaker};
 
 use super::sync::lock;
 use crate::{
-    config::ProducerConfig, error::OpenError, event::State, ids::ProducerId, session::Report,
+    client::{
+        hooks::Hooks,
+        opened::{OpenedConsumer, OpenedProducer},
+        queue::QueueState,
+    },
+    config::{ConsumerConfig, ProducerConfig, QueueConfig},
+    error::{ConsumeError, DeclareError, OpenError},
+    event::State,
+    ids::{ConsumerId, ProducerId},
+    session::Report,
     time::Time,
 };
 
@@ -29,8 +38,10 @@ pub(crate) enum Control {
     OpenProducer {
         /// Its settings.
         config: Box<ProducerConfig>,
+        /// Its own hooks.
+        hooks: Box<Hooks>,
         /// Where the answer goes.
-        reply: oneshot::Sender<Result<ProducerId, OpenError>>,
+        reply: oneshot::Sender<Result<OpenedProducer, OpenError>>,
     },
     /// No more messages come from this producer: send what it has queued, and close it. Can come
     /// twice, and for a producer that is closed already.
@@ -43,6 +54,32 @@ pub(crate) enum Control {
         /// is no deadline.
         reply: Option<oneshot::Sender<Report>>,
     },
+    /// Open a consumer. The answer comes with the broker's.
+    OpenConsumer {
+        /// Its settings.
+        config: Box<ConsumerConfig>,
+        /// Whether deliveries that are dropped stay outstanding.
+        hold_on_drop: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<OpenedConsumer, ConsumeError>>,
+    },
+    /// Cancel a consumer, and close it once what was settled is written.
+    CloseConsumer {
+        /// Which one.
+        consumer: ConsumerId,
+    },
+    /// Declare a queue. The answer comes with the broker's.
+    Declare {
+        /// The queue.
+        config: Box<QueueConfig>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Arc<QueueState>, DeclareError>>,
+    },
+    /// Close the client: drain, then close the connections.
+    Shutdown {
+        /// After this long, what is left is given up.
+        deadline: Duration,
+    },
 }
 
 impl fmt::Debug for Control {
@@ -50,6 +87,10 @@ impl fmt::Debug for Control {
         f.write_str(match self {
             Self::OpenProducer { .. } => "OpenProducer",
             Self::CloseProducer { .. } => "CloseProducer",
+            Self::OpenConsumer { .. } => "OpenConsumer",
+            Self::CloseConsumer { .. } => "CloseConsumer",
+            Self::Declare { .. } => "Declare",
+            Self::Shutdown { .. } => "Shutdown",
         })
     }
 }
@@ -63,6 +104,8 @@ impl fmt::Debug for Control {
 pub(crate) struct DriverLink {
     /// Producers to visit: their hand-over went from empty to non-empty, or a deadline was set.
     ready: SegQueue<ProducerId>,
+    /// Consumers to visit: something was settled, consumed, or has to be timed. Each is listed once.
+    consumers: SegQueue<ConsumerId>,
     /// Requests, each by a caller that waits for it (so there are no more than callers), or by a
     /// handle that was dropped (so no more than handles).
     controls: SegQueue<Control>,
@@ -85,6 +128,7 @@ impl DriverLink {
     pub(crate) fn new(now: Time) -> Arc<Self> {
         Arc::new(Self {
             ready: SegQueue::new(),
+            consumers: SegQueue::new(),
             controls: SegQueue::new(),
             asleep: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -102,6 +146,12 @@ impl DriverLink {
     /// Has the driver visit this producer.
     pub(crate) fn notify(&self, producer: ProducerId) {
         self.ready.push(producer);
+        self.wake();
+    }
+
+    /// Has the driver visit this consumer.
+    pub(crate) fn notify_consumer(&self, consumer: ConsumerId) {
+        self.consumers.push(consumer);
         self.wake();
     }
 
@@ -191,6 +241,11 @@ impl DriverLink {
         self.ready.pop()
     }
 
+    /// The next consumer to visit.
+    pub(crate) fn pop_consumer(&self) -> Option<ConsumerId> {
+        self.consumers.pop()
+    }
+
     /// The next request.
     pub(crate) fn pop_control(&self) -> Option<Control> {
         self.controls.pop()
@@ -198,7 +253,7 @@ impl DriverLink {
 
     /// Whether nothing waits for the driver here.
     pub(crate) fn is_idle(&self) -> bool {
-        self.ready.is_empty() && self.controls.is_empty()
+        self.ready.is_empty() && self.consumers.is_empty() && self.controls.is_empty()
     }
 
     /// Whether every handle is gone: the client closes.

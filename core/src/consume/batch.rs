@@ -1,5 +1,8 @@
 //! Deliveries in batches: one shared allocation holds the bodies of many side by side.
 
+#[cfg(any(test, feature = "test-util"))]
+mod for_test;
+
 use bytes::Bytes;
 
 use crate::wire::split_names;

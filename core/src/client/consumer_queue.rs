@@ -1,0 +1,395 @@
+//! One consumer's two ways: deliveries on their way in, settlements on their way back.
+#![expect(clippy::disallowed_types, reason = "handles and driver share state between threads")]
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use super::{
+    delivery::{Parcel, Settle},
+    link::DriverLink,
+    settles::Settles,
+    sync::lock,
+};
+use crate::{
+    config::ConsumerConfig,
+    consume::{Batch, SettleRun, Settlement},
+    event::EndReason,
+    ids::ConsumerId,
+    session::Report,
+};
+
+/// What a consumer, its deliveries and the driver share.
+///
+/// Deliveries keep it alive, but not the client. Batches go in and out under one lock each, not
+/// deliveries; a settlement takes the other lock, briefly, and touches the driver only when it is
+/// the first since the driver looked.
+#[derive(Debug)]
+pub(crate) struct ConsumerShared {
+    id: ConsumerId,
+    /// `None`: made by hand, for a test.
+    link: Option<Arc<DriverLink>>,
+    no_ack: bool,
+    hold_on_drop: bool,
+    /// Consumed bytes that are worth a wake-up of the driver.
+    worth_telling: u64,
+    /// Deliveries of older generations can no longer be settled.
+    valid_from: AtomicU64,
+    /// The stream of a consumer that settles ends here, whatever is still queued.
+    stopped: AtomicBool,
+    inbox: Mutex<Inbox>,
+    settles: Mutex<Settles>,
+    /// Bytes that left a no-ack queue, and that the driver has not heard of.
+    consumed: AtomicU64,
+    /// Whether it is on the driver's list of consumers to visit.
+    listed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    parcels: VecDeque<Arc<Parcel>>,
+    /// Deliveries in them.
+    queued: usize,
+    /// The application closed it: what comes from now on is not for it any more.
+    closing: bool,
+    /// Deliveries that the application never saw because it closed the consumer.
+    unseen: u64,
+    ended: Option<(EndReason, Report)>,
+    stream: Option<Waker>,
+    /// Who waits for the end.
+    closers: Vec<Waker>,
+    linger: Linger,
+}
+
+/// The timer of `next_batch`. The driver has the clock: it starts the timer at its next turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Linger {
+    #[default]
+    Off,
+    Asked(Duration),
+    Running,
+    Over,
+}
+
+impl ConsumerShared {
+    pub(crate) fn new(
+        id: ConsumerId,
+        link: Option<Arc<DriverLink>>,
+        config: &ConsumerConfig,
+        hold_on_drop: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            link,
+            no_ack: config.no_ack,
+            hold_on_drop,
+            worth_telling: (config.queue_bytes as u64 / 8).max(1),
+            valid_from: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            inbox: Mutex::default(),
+            settles: Mutex::default(),
+            consumed: AtomicU64::new(0),
+            listed: AtomicBool::new(false),
+        })
+    }
+
+    // ---- for deliveries -------------------------------------------------------------------------
+
+    pub(crate) const fn holds_on_drop(&self) -> bool {
+        self.hold_on_drop
+    }
+
+    /// Notes a settlement, and has the driver send it.
+    #[inline]
+    pub(crate) fn settle(
+        &self,
+        generation: u64,
+        tag: u64,
+        settlement: Settlement,
+        through: bool,
+    ) -> Settle {
+        if generation < self.valid_from.load(Ordering::Acquire) {
+            return Settle::Stale;
+        }
+        let noted = lock(&self.settles).note(generation, tag, settlement, through);
+        if noted == Settle::Queued {
+            self.list();
+        }
+        noted
+    }
+
+    fn list(&self) {
+        if !self.listed.swap(true, Ordering::AcqRel)
+            && let Some(link) = &self.link
+        {
+            link.notify_consumer(self.id);
+        }
+    }
+
+    // ---- for the consumer -----------------------------------------------------------------------
+
+    pub(crate) const fn id(&self) -> ConsumerId {
+        self.id
+    }
+
+    pub(crate) const fn is_no_ack(&self) -> bool {
+        self.no_ack
+    }
+
+    /// Whether the stream hands out nothing more, for an application that settles deliveries.
+    #[inline]
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire) && !self.no_ack
+    }
+
+    /// Whether deliveries of this batch can still be handed out: the broker delivers stale ones
+    /// again. Those of a no-ack consumer are never delivered again.
+    #[inline]
+    pub(crate) fn is_current(&self, parcel: &Parcel) -> bool {
+        self.no_ack
+            || (parcel.batch.generation() >= self.valid_from.load(Ordering::Acquire)
+                && !self.is_stopped())
+    }
+
+    /// The next batch; `None` at the end of the stream.
+    pub(crate) fn poll_parcel(&self, cx: &Context<'_>) -> Poll<Option<Arc<Parcel>>> {
+        let mut inbox = lock(&self.inbox);
+        if self.is_stopped() {
+            return Poll::Ready(None);
+        }
+        if let Some(parcel) = inbox.parcels.pop_front() {
+            inbox.queued -= parcel.batch.len();
+            return Poll::Ready(Some(parcel));
+        }
+        if inbox.ended.is_some() {
+            return Poll::Ready(None);
+        }
+        inbox.stream = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Ready once `wanted` deliveries are queued, or some are and the time is over, or the stream
+    /// has ended. `linger` is asked for when the first ones are there, `held` of which the consumer
+    /// has already.
+    pub(crate) fn poll_enough(
+        &self,
+        cx: &Context<'_>,
+        held: usize,
+        wanted: usize,
+        linger: Duration,
+    ) -> Poll<()> {
+        let mut inbox = lock(&self.inbox);
+        let there = held + inbox.queued;
+        if there >= wanted
+            || inbox.ended.is_some()
+            || self.is_stopped()
+            || (there > 0 && (linger.is_zero() || inbox.linger == Linger::Over))
+        {
+            return Poll::Ready(());
+        }
+        inbox.stream = Some(cx.waker().clone());
+        let ask = there > 0 && inbox.linger == Linger::Off;
+        if ask {
+            inbox.linger = Linger::Asked(linger);
+        }
+        drop(inbox);
+        if ask {
+            self.list();
+        }
+        Poll::Pending
+    }
+
+    /// Forgets the timer of an earlier `next_batch`.
+    pub(crate) fn reset_linger(&self) {
+        lock(&self.inbox).linger = Linger::Off;
+    }
+
+    /// The last delivery of a batch was handed out.
+    pub(crate) fn finished(&self, batch: &Batch) {
+        if self.no_ack {
+            self.count_consumed(batch.body_len() as u64);
+        }
+    }
+
+    fn count_consumed(&self, bytes: u64) {
+        let told_late = self.consumed.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        if told_late >= self.worth_telling {
+            self.list();
+        }
+    }
+
+    /// Ends the stream of an application that settles deliveries. What is in hand can be settled.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        let waker = lock(&self.inbox).stream.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Stops, and throws away what the application has not seen: `held` deliveries and all that is
+    /// queued. Returns whether it was the first to do so; then the driver has to be asked.
+    ///
+    /// What a no-ack consumer has queued stays, since nobody else will get it; but it no longer
+    /// makes the connection wait.
+    pub(crate) fn begin_close(&self, held: usize) -> bool {
+        self.stop();
+        let mut inbox = lock(&self.inbox);
+        let first = !std::mem::replace(&mut inbox.closing, true);
+        if self.no_ack {
+            if first {
+                let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.body_len() as u64).sum();
+                drop(inbox);
+                self.count_consumed(bytes);
+            }
+        } else {
+            inbox.unseen += held as u64;
+            let unseen = std::mem::take(&mut inbox.parcels);
+            inbox.unseen += std::mem::take(&mut inbox.queued) as u64;
+            drop(inbox);
+            drop(unseen);
+        }
+        first && self.link.is_some()
+    }
+
+    /// Why the stream ended.
+    pub(crate) fn end_reason(&self) -> Option<EndReason> {
+        let inbox = lock(&self.inbox);
+        match &inbox.ended {
+            Some((reason, _)) => Some(reason.clone()),
+            None => self.is_stopped().then_some(EndReason::Closed),
+        }
+    }
+
+    /// Ready once the consumer has ended.
+    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> Poll<Report> {
+        let mut inbox = lock(&self.inbox);
+        if let Some((_, report)) = &inbox.ended {
+            return Poll::Ready(*report);
+        }
+        if !inbox.closers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            inbox.closers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// How many settlements have to be written for all of those made until now.
+    pub(crate) fn settle_target(&self) -> u64 {
+        lock(&self.settles).target()
+    }
+
+    /// Ready once so many settlements are written, or never will be.
+    pub(crate) fn poll_settled(&self, cx: &Context<'_>, target: u64) -> Poll<()> {
+        lock(&self.settles).poll_written(cx, target)
+    }
+
+    // ---- for the driver -------------------------------------------------------------------------
+
+    /// A batch for the application. Returns whom to wake.
+    pub(crate) fn push(self: &Arc<Self>, batch: Arc<Batch>) -> Option<Waker> {
+        let mut inbox = lock(&self.inbox);
+        if !self.no_ack {
+            if batch.generation() < self.valid_from.load(Ordering::Relaxed) {
+                return None;
+            }
+            if inbox.closing {
+                inbox.unseen += batch.len() as u64;
+                return None;
+            }
+        } else if inbox.closing {
+            self.consumed.fetch_add(batch.body_len() as u64, Ordering::AcqRel);
+        }
+        inbox.queued += batch.len();
+        inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));
+        inbox.stream.take()
+    }
+
+    /// The channel of all older generations is gone. What the application has not seen of them is
+    /// dropped, if the broker delivers it again.
+    pub(crate) fn set_valid_from(&self, generation: u64) {
+        self.valid_from.store(generation, Ordering::Release);
+        lock(&self.settles).forget_before(generation);
+        if self.no_ack {
+            return;
+        }
+        let mut inbox = lock(&self.inbox);
+        inbox.parcels.retain(|parcel| parcel.batch.generation() >= generation);
+        inbox.queued = inbox.parcels.iter().map(|parcel| parcel.batch.len()).sum();
+    }
+
+    /// What was settled and consumed since the last call, and a timer to start.
+    pub(crate) fn take(&self, runs: &mut Vec<SettleRun>) -> Taken {
+        // Before looking: whoever comes after that lists it again.
+        self.listed.store(false, Ordering::SeqCst);
+        lock(&self.settles).take(runs);
+        let consumed = self.consumed.swap(0, Ordering::AcqRel);
+        let mut inbox = lock(&self.inbox);
+        let linger = match inbox.linger {
+            Linger::Asked(after) => {
+                inbox.linger = Linger::Running;
+                Some(after)
+            }
+            Linger::Off | Linger::Running | Linger::Over => None,
+        };
+        Taken { consumed, linger }
+    }
+
+    /// The timer of `next_batch` is over.
+    pub(crate) fn linger_over(&self) -> Option<Waker> {
+        let mut inbox = lock(&self.inbox);
+        if inbox.linger != Linger::Running {
+            return None;
+        }
+        inbox.linger = Linger::Over;
+        inbox.stream.take()
+    }
+
+    /// So many settlements are written.
+    pub(crate) fn settles_written(&self, settles: u64, wakers: &mut Vec<Waker>) {
+        lock(&self.settles).written(settles, wakers);
+    }
+
+    /// Deliveries that wait for the application.
+    pub(crate) fn queued(&self) -> u64 {
+        lock(&self.inbox).queued as u64
+    }
+
+    /// No delivery follows. `abandoned` deliveries had not been settled.
+    pub(crate) fn end(&self, reason: EndReason, abandoned: u64, wakers: &mut Vec<Waker>) {
+        lock(&self.settles).written(u64::MAX, wakers);
+        let mut inbox = lock(&self.inbox);
+        if inbox.ended.is_none() {
+            let abandoned = abandoned.saturating_sub(inbox.unseen);
+            inbox.ended = Some((reason, Report { abandoned, ..Report::default() }));
+        }
+        if !self.no_ack {
+            // The broker delivers them again, to somebody else.
+            inbox.parcels.clear();
+            inbox.queued = 0;
+        }
+        wakers.extend(inbox.stream.take());
+        wakers.append(&mut inbox.closers);
+    }
+
+    /// Belongs to no client.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn detached() -> Arc<Self> {
+        let config = ConsumerConfig::new("").unwrap_or_else(|_| unreachable!("a short name"));
+        Self::new(ConsumerId(0), None, &config, false)
+    }
+}
+
+/// What the driver takes out of a consumer at a visit, beside settlements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Bytes of bodies that left a no-ack queue.
+    pub(crate) consumed: u64,
+    /// A timer to start.
+    pub(crate) linger: Option<Duration>,
+}
