@@ -333,7 +333,7 @@ impl Shared {
 
     fn start(self: &Arc<Self>, runtime: SimRuntime) {
         let plan = &self.scenario.client;
-        let options = Options::new("amqp://guest:guest@broker/")
+        let options = Options::new("amqp://guest:guest@broker")
             .map(|options| {
                 options
                     .heartbeat(plan.heartbeat)
@@ -343,7 +343,7 @@ impl Shared {
                     .message_ids(plan.message_ids)
             })
             .map_err(lavinmq_core::error::ConnectError::from);
-        let made = options.and_then(|options| lavinmq_core::with_driver(runtime, options));
+        let made = options.and_then(|options| lavinmq_core::driver::with_driver(runtime, options));
         let (client, driver) = match made {
             Ok(made) => made,
             Err(error) => return self.books().violation(format!("no client: {error}")),
