@@ -34,6 +34,10 @@ impl Trace {
     pub fn bytes(&mut self, at: Time, wire: &str, bytes: &[u8]) {
         self.event(at, format_args!("{wire} {} bytes", bytes.len()));
         self.hash.bytes(bytes);
+        if self.print {
+            let shown = &bytes[..bytes.len().min(200)];
+            eprintln!("             {}", shown.escape_ascii());
+        }
     }
 
     /// The hash so far.
