@@ -364,7 +364,8 @@ pub struct SimTimer {
 }
 
 impl SimTimer {
-    fn disarm(&mut self) {
+    /// It no longer wakes anybody.
+    pub fn disarm(&mut self) {
         if let Some(key) = self.key.take() {
             let waker = self.handle.lock().timers.remove(&key);
             drop(waker);

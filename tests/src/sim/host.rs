@@ -107,6 +107,11 @@ impl Host {
         state.kick();
     }
 
+    /// Puts its own timer off, so that the armed timers are others'.
+    pub fn disarm(&self) {
+        self.lock().timer.disarm();
+    }
+
     /// Connections that the broker knows.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -135,6 +140,7 @@ impl State {
     /// in between.
     fn poll(&mut self, cx: &mut Context<'_>) {
         self.waker = Some(cx.waker().clone());
+        self.timer.disarm();
         let now = self.handle.now();
         let mut progress = false;
         while let Poll::Ready(end) = self.network.poll_accept(cx) {

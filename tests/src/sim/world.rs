@@ -323,6 +323,7 @@ impl Shared {
         if scenario.ending == EndingPlan::Calm {
             books.check_drained(scenario);
         }
+        self.host.disarm();
         let timers = self.handle.armed_timers();
         if timers > 0 {
             books.violation(format!("{timers} timers are still armed"));
@@ -457,6 +458,9 @@ impl Shared {
                 Either::Left(Ok(_)) | Either::Right(()) => return,
                 Either::Left(Err(error)) => {
                     self.handle.event(format_args!("declare {}: {error}", plan.name));
+                    if self.stop.is_open() {
+                        return;
+                    }
                     self.handle.sleep(Duration::from_millis(300)).await;
                 }
             }
@@ -809,6 +813,7 @@ impl Shared {
             }
             Fault::CloseConnections => {
                 handle.count("close-connections");
+                self.books().loss(now);
                 self.host
                     .with(|broker, now| broker.close_connections(320, "CONNECTION_FORCED", now));
             }
