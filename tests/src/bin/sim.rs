@@ -100,9 +100,6 @@ fn many(arguments: &Arguments) -> ExitCode {
     let summary = campaign::run_many(seeds, threads, || {
         limit.is_some_and(|limit| started.elapsed() >= limit)
     });
-    for failure in &summary.failures {
-        println!("{failure}");
-    }
     let strange = differing(first, summary.seeds);
     for seed in &strange {
         println!("seed {seed} differs in a second process; replay: {}", campaign::replay(*seed));

@@ -97,6 +97,8 @@ impl Summary {
             }
             if !outcome.violations.is_empty() {
                 let violations = outcome.violations;
+                // At once: the rest may take long.
+                eprintln!("{}", Failure { seed, tick, violations: violations.clone() });
                 self.failures.push(Failure { seed, tick, violations });
             }
         }

@@ -291,7 +291,7 @@ impl Handle {
     }
 
     /// Writes bytes to the trace.
-    pub fn bytes(&self, wire: &str, bytes: &[u8]) {
+    pub fn bytes(&self, wire: fmt::Arguments<'_>, bytes: &[u8]) {
         let mut shared = self.lock();
         let Shared { trace, now, .. } = &mut *shared;
         trace.bytes(*now, wire, bytes);

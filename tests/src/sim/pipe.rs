@@ -309,11 +309,11 @@ impl State {
             if let Some(reader) = pipe.reader.take() {
                 reader.wake();
             }
-            let name = match way {
-                Way::Up => "up",
-                Way::Down => "down",
-            };
-            self.handle.bytes(name, &bytes[..through]);
+            let number = self.number;
+            match way {
+                Way::Up => self.handle.bytes(format_args!("up {number}:"), &bytes[..through]),
+                Way::Down => self.handle.bytes(format_args!("down {number}:"), &bytes[..through]),
+            }
         }
         if let Some((ending, takes_more)) = ends {
             self.handle.count(match (way, ending) {

@@ -31,11 +31,11 @@ impl Trace {
     }
 
     /// Bytes went over a wire.
-    pub fn bytes(&mut self, at: Time, wire: &str, bytes: &[u8]) {
+    pub fn bytes(&mut self, at: Time, wire: fmt::Arguments<'_>, bytes: &[u8]) {
         self.event(at, format_args!("{wire} {} bytes", bytes.len()));
         self.hash.bytes(bytes);
         if self.print {
-            let shown = &bytes[..bytes.len().min(200)];
+            let shown = &bytes[..bytes.len().min(4000)];
             eprintln!("             {}", shown.escape_ascii());
         }
     }
@@ -87,7 +87,7 @@ mod tests {
         let run = |at: u64, what: &str, bytes: &[u8]| {
             let mut trace = Trace::default();
             trace.event(Time::from_nanos(at), format_args!("{what}"));
-            trace.bytes(Time::from_nanos(at), "up", bytes);
+            trace.bytes(Time::from_nanos(at), format_args!("up"), bytes);
             trace.hash()
         };
         let base = run(1, "a", b"xyz");

@@ -43,8 +43,10 @@ use super::{
 const LIVENESS: Duration = Duration::from_secs(240);
 /// How long it may take after the last handle was closed or dropped.
 const CLOSING: Duration = Duration::from_secs(60);
+/// How long bytes may be under way in a healed network that was bad before.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 /// Polls of one world; more means that somebody spins.
-const POLLS: u64 = 20_000_000;
+const POLLS: u64 = 1_000_000;
 
 /// What became of one world.
 #[derive(Clone, Debug)]
@@ -434,6 +436,8 @@ impl Shared {
                 producer.flush().await;
             }
         }
+        // What was sent may still be under way to its queue.
+        self.handle.sleep(UNDER_WAY).await;
         let consumed = |queue: &str| {
             self.host.with(|broker, _| broker.queue_depth(queue) + broker.unacked(queue) == 0)
         };
