@@ -249,7 +249,7 @@ impl Delivery {
     /// [`Settle::Queued`] and goes nowhere.
     #[cfg(any(test, feature = "test-util"))]
     pub fn for_test(body: impl AsRef<[u8]>) -> Self {
-        let batch = Arc::new(Batch::for_test(1, 1, &[body.as_ref()]));
+        let batch = Arc::new(Batch::single(1, 1, "", &[0, 0], body.as_ref()));
         Self::new(Arc::new(Parcel { batch, consumer: ConsumerShared::detached() }), 0)
     }
 }

@@ -296,30 +296,14 @@ impl HandOver {
         let may_evict = flow.may_evict && self.policy == BufferPolicy::DropOldest;
         self.may_evict.store(may_evict, Ordering::Relaxed);
         if self.refuse_offline {
-            if !flow.offline {
-                slow.line.offline = None;
-            } else if slow.line.offline.is_none() {
-                self.go_offline(&mut slow.line, state(), &mut wakers);
+            slow.line.offline = flow.offline.then(state);
+            if let Some(state) = slow.line.offline.clone() {
+                slow.line.refuse_all(&Refusal::Offline(state), &mut wakers);
             }
         }
         self.grant(&mut slow.line, &mut wakers);
         self.mark(&slow.line);
         drop(slow);
-        wakers
-    }
-
-    /// There is no connection (and the state is this), or there is one again. Matters with
-    /// `when_offline(Fail)` only.
-    pub(crate) fn offline(&self, state: Option<Arc<State>>) -> Vec<Waker> {
-        let mut wakers = Vec::new();
-        if self.refuse_offline {
-            let mut slow = lock(&self.slow);
-            match state {
-                Some(state) => self.go_offline(&mut slow.line, state, &mut wakers),
-                None => slow.line.offline = None,
-            }
-            self.mark(&slow.line);
-        }
         wakers
     }
 
@@ -332,11 +316,6 @@ impl HandOver {
         self.mark(&slow.line);
         drop(slow);
         wakers
-    }
-
-    /// Whether admission has ended.
-    pub(crate) fn is_closed(&self) -> bool {
-        lock(&self.slow).line.closed
     }
 
     /// Sets the deadlines of those who came since the last call, and ends the waiting of those
@@ -445,12 +424,6 @@ impl HandOver {
             let queued = self.queued(); // exact: newcomers come by the lock
             line.grant(|granted, bytes| self.fits(queued + granted, bytes), wakers);
         }
-    }
-
-    fn go_offline(&self, line: &mut Line, state: Arc<State>, wakers: &mut Vec<Waker>) {
-        line.refuse_all(&Refusal::Offline(state.clone()), wakers);
-        line.offline = Some(state);
-        self.mark(line);
     }
 
     /// Sends newcomers the way that the line needs. Only under the lock.

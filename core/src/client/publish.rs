@@ -28,7 +28,8 @@ use crate::{
 /// # Cancel safety
 ///
 /// Dropping it before it is `Ready` publishes nothing, and its place in line passes to the next;
-/// [`Publish::into_message`] gives the message back.
+/// [`Publish::into_message`] gives the message back. While it is neither polled nor dropped it keeps
+/// its place, and the room that it may have been granted there.
 ///
 /// # Panics
 ///

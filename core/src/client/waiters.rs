@@ -115,11 +115,6 @@ impl Line {
         self.live + self.yielding
     }
 
-    /// Room reserved.
-    pub(crate) const fn granted(&self) -> Amount {
-        self.granted
-    }
-
     /// Joins the end of the line. Returns the ticket, and whether the driver must be told, so that
     /// it sets the deadline (if waiting has one).
     pub(crate) fn join(&mut self, bytes: u64, waker: Waker) -> (u64, bool) {

@@ -1,8 +1,5 @@
 //! Deliveries in batches: one shared allocation holds the bodies of many side by side.
 
-#[cfg(any(test, feature = "test-util"))]
-mod for_test;
-
 use bytes::Bytes;
 
 use crate::wire::split_names;
@@ -246,7 +243,7 @@ mod tests {
         for index in 0..50 {
             let tag = index as u64 + 1;
             assert_eq!(batch.tag(index), tag);
-            assert_eq!(batch.redelivered(index), tag % 2 == 0);
+            assert_eq!(batch.redelivered(index), tag.is_multiple_of(2));
             assert_eq!(
                 (batch.exchange(index), batch.routing_key(index)),
                 ("ex", &*format!("key-{}", tag / 7))

@@ -68,8 +68,8 @@ mod tests {
     #[test]
     fn it_is_armed_anew_only_for_an_earlier_deadline_or_after_its_time() {
         let at = Time::from_nanos;
-        let mut cx = Context::from_waker(Waker::noop());
-        let cx = &mut cx;
+        let waker = Waker::from(Arc::new(Other));
+        let cx = &mut Context::from_waker(&waker);
         let mut alarm = Alarm::new(Recorder::default());
         let _ = alarm.poll(cx, at(100), at(0));
         let _ = alarm.poll(cx, at(150), at(50)); // later: it will wake once in vain

@@ -157,12 +157,16 @@ impl Effects {
                     consumer.settles_written(settles, &mut self.wakers);
                 }
             }
-            SessionEvent::HandBack { .. } => {}
-            SessionEvent::ConsumerEnded { consumer, reason } => {
+            SessionEvent::HandBack { consumer } => {
+                if let Some(consumer) = core.consumers.get(&consumer) {
+                    let (_, stream) = consumer.hand_back_all(requests.end_reason());
+                    self.wake(stream);
+                }
+            }
+            SessionEvent::ConsumerEnded { consumer, reason, abandoned } => {
                 let before = requests.consumer_ended(consumer);
-                let stats = core.session.consumer_stats(consumer).unwrap_or_default();
                 if let Some(shared) = core.consumers.remove(&consumer) {
-                    self.end_consumer(&shared, reason, stats.abandoned.saturating_sub(before));
+                    self.end_consumer(&shared, reason, abandoned.saturating_sub(before));
                 }
             }
             // Whatever was handed over meanwhile still gets its outcome; the driver then ends.
@@ -170,8 +174,10 @@ impl Effects {
         }
     }
 
-    /// Publishes the accounts of all producers that were touched.
-    pub(super) fn publish_stats(&mut self, core: &Core) {
+    /// The end of a turn, before the session is unlocked: publishes the accounts of all producers
+    /// that were touched.
+    pub(super) fn finish_turn(&mut self, core: &mut Core) {
+        core.producers.take_wakers(&mut self.wakers);
         self.touched.sort_unstable();
         self.touched.dedup();
         for producer in self.touched.drain(..) {

@@ -19,6 +19,7 @@ use crate::{
     },
     consume::SettleRun,
     error::{ConsumeError, DeclareError, OpenError},
+    event::EndReason,
     ids::{ConsumerId, RequestId},
     session::DeclaredQueue,
     time::Time,
@@ -42,6 +43,11 @@ pub(super) struct Requests {
 impl Requests {
     pub(super) const fn is_shutting_down(&self) -> bool {
         self.shutting_down
+    }
+
+    /// Why consumers that close now do so.
+    pub(super) const fn end_reason(&self) -> EndReason {
+        if self.shutting_down { EndReason::ClientClosed } else { EndReason::Closed }
     }
 
     /// Takes everything that handles have asked for.

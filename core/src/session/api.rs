@@ -127,6 +127,9 @@ pub enum SessionEvent {
         consumer: ConsumerId,
         /// Why.
         reason: EndReason,
+        /// Its deliveries that were abandoned, ever: those that were not settled when their channel
+        /// ended.
+        abandoned: u64,
     },
     /// The session is closed for good: every transport is gone, every outcome told.
     Closed,

@@ -679,7 +679,8 @@ impl Session {
             let result = Err(ConsumeError::Closed);
             self.events.push_back(SessionEvent::ConsumerOpened { consumer: id, result });
         }
-        self.events.push_back(SessionEvent::ConsumerEnded { consumer: id, reason });
+        let abandoned = consumer.stats.abandoned;
+        self.events.push_back(SessionEvent::ConsumerEnded { consumer: id, reason, abandoned });
         self.forget_consumer(id);
         self.advance_closing();
     }

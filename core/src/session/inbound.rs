@@ -8,7 +8,7 @@ use super::Session;
 use crate::{
     connection::{
         Phase,
-        channel::{Arriving, Channel, Content, Expect, Incoming, Owner},
+        channel::{Arriving, Channel, Content, Incoming, Owner},
     },
     consume::Batch,
     error::{Incompatible, ProtocolError},
@@ -25,6 +25,9 @@ use crate::{
 
 /// Bodies from this length on become `Bytes` of their own instead of being copied into a batch.
 const LARGE_BODY: usize = 16 << 10;
+
+/// The reply code for a tag that does not exist, as brokers use it.
+const PRECONDITION_FAILED: u16 = 406;
 
 /// What a body gets reserved at its header, however much is announced: the rest as it arrives.
 const FIRST_RESERVE: usize = 64 << 10;
@@ -170,9 +173,18 @@ impl Session {
                     .get(l)
                     .is_some_and(|lane| matches!(lane.state, LaneState::Open | LaneState::Closing));
                 if open && self.on_confirm(l, tag, multiple, nack) {
-                    Ok(())
-                } else {
-                    Err(ProtocolError::UnknownConfirm { channel: number, tag })
+                    return Ok(());
+                }
+                let error = ProtocolError::UnknownConfirm { channel: number, tag };
+                match self.lanes.get_mut(l) {
+                    // Only this channel's count is wrong (s19). In the middle of a body it cannot be
+                    // closed.
+                    Some(lane) if lane.state == LaneState::Open && lane.partial.is_none() => {
+                        lane.state = LaneState::Closing;
+                        self.close_channel(c, number, PRECONDITION_FAILED, &error.to_string());
+                        Ok(())
+                    }
+                    _ => Err(error),
                 }
             }
             Owner::Nobody => Ok(()),
@@ -223,7 +235,7 @@ impl Session {
     fn on_header(&mut self, c: usize, number: u16, payload: &[u8]) -> Result<(), ProtocolError> {
         let limit = self.config.limits.body_max as u64;
         let channel = self.channel(c, number)?;
-        if channel.owner == Owner::Nobody || channel.expect == Some(Expect::CloseOk) {
+        if channel.owner == Owner::Nobody {
             return Ok(());
         }
         let Content::Header(mut incoming) = std::mem::take(&mut channel.content) else {
@@ -247,7 +259,7 @@ impl Session {
 
     fn on_body(&mut self, c: usize, number: u16, payload: &[u8]) -> Result<(), ProtocolError> {
         let channel = self.channel(c, number)?;
-        if channel.owner == Owner::Nobody || channel.expect == Some(Expect::CloseOk) {
+        if channel.owner == Owner::Nobody {
             return Ok(());
         }
         let Content::Body { incoming, mut body, missing } = std::mem::take(&mut channel.content)

@@ -10,7 +10,7 @@ use crate::{
     ids::ProducerId,
     publish::{
         lane::{Lane, LaneState, Partial},
-        producer::{Outcome, Step, Wire},
+        producer::{Outcome, STALL, Step, Wire},
     },
     session::appended::{Appended, What},
 };
@@ -268,6 +268,7 @@ impl Session {
         let Some(producer) = lane.ready.pop_front() else { return false };
         let Some(p) = self.producers.get_mut(producer.0) else { return !lane.ready.is_empty() };
         let until = wire.transmit.enqueued() + QUANTUM;
+        let left = p.left;
         let confirm = lane.mode == PublishMode::Confirm;
         let single = self.single_file;
         let mut run: Option<(u64, u64, u64)> = None;
@@ -299,8 +300,13 @@ impl Session {
         if p.ready {
             lane.ready.push_back(producer);
         }
-        if p.stalled {
+        if p.left != left && p.evicts() {
+            // Something left: nothing is thrown away, unless the rest stands still for as long again.
             p.stalled = false;
+            if p.ring.queued() > 0 && !p.stall_armed {
+                p.stall_armed = true;
+                self.timers.arm(Timer::Stall(producer), now + STALL);
+            }
         }
         let more = lane.partial.is_some() || (!lane.ready.is_empty() && lane.may_send());
         let confirm_timeout = p.config.confirm_timeout.filter(|_| confirm);

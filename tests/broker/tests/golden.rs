@@ -554,7 +554,29 @@ fn handshakes(address: SocketAddr) -> Vec<String> {
     raw.method(0, tune_ok());
     raw.method(0, open("nowhere"));
     answers.push(raw.answer());
-    answers
+    // A mechanism that does not exist.
+    let mut raw = Raw::connect(address);
+    let AMQPClass::Connection(connection::AMQPMethod::StartOk(mut nonsense)) = start_ok("guest")
+    else {
+        unreachable!()
+    };
+    nonsense.mechanism = "NONSENSE".into();
+    raw.method(0, AMQPClass::Connection(connection::AMQPMethod::StartOk(nonsense)));
+    answers.extend([raw.answer(), raw.answer()]);
+    // Larger than a frame may be before Tune.
+    let mut raw = Raw::connect(address);
+    let AMQPClass::Connection(connection::AMQPMethod::StartOk(mut large)) = start_ok("guest")
+    else {
+        unreachable!()
+    };
+    large.client_properties.insert("large".into(), AMQPValue::LongString("x".repeat(5000).into()));
+    raw.method(0, AMQPClass::Connection(connection::AMQPMethod::StartOk(large)));
+    answers.extend([raw.answer(), raw.answer()]);
+    // A method that has no place here.
+    let mut raw = Raw::connect(address);
+    raw.method(0, open("/"));
+    answers.push(raw.answer());
+    answers.iter().map(|words| known(words)).collect()
 }
 
 fn real() -> SocketAddr {

@@ -230,6 +230,11 @@ fn offline_fail_refuses_newcomers_and_waiters_with_the_state() {
     let (_, poll) = poll_once(producer.publish("y"));
     assert_eq!(poll, Poll::Ready(Err(offline("y"))));
     assert_eq!(fake.turn(0).refused_offline, 3);
+    let loss = crate::error::Loss::Eof;
+    let state = Arc::new(State::Reconnecting { loss, attempt: 2 });
+    fake.link.set_state(state.clone());
+    fake.turn(0);
+    assert_eq!(producer.try_publish("z"), Err(PublishError::Offline(Message::new("z"), state)));
     fake.flow.offline = false;
     fake.turn(0);
     fill(&producer, 1);

@@ -100,6 +100,37 @@ fn try_publish_while_others_wait_evicts() {
 }
 
 #[test]
+fn newcomers_still_wait_behind_those_who_wait_after_an_eviction() {
+    let mut config = config::<FireAndForget>(BufferPolicy::DropOldest, 10);
+    config.buffer_bytes = 10;
+    let mut fake = Fake::new(config);
+    let producer = fake.producer::<FireAndForget>();
+    producer.try_publish("12345678").unwrap();
+    let (_large, poll) = poll_once(producer.publish("1234567890"));
+    assert!(poll.is_pending());
+    producer.try_publish("9").unwrap();
+    assert!(poll_once(producer.publish("0")).1.is_pending(), "it would fit");
+    assert_eq!(fake.turn(0).queued, 2);
+}
+
+#[test]
+fn the_burst_is_bounded_in_bytes_too() {
+    let mut config = config::<FireAndForget>(BufferPolicy::DropOldest, 1000);
+    config.buffer_bytes = 800;
+    let mut fake = Fake::new(config);
+    let producer = fake.producer::<FireAndForget>();
+    fake.flow = may_evict();
+    fake.turn(0);
+    for _ in 0..9 {
+        assert!(poll_once(producer.publish(vec![0; 100])).1.is_ready());
+    }
+    let (mut waiting, poll) = poll_once(producer.publish("x"));
+    assert!(poll.is_pending());
+    assert_eq!(fake.turn(0).dropped_buffer_full, 1);
+    assert!(waiting.run().is_ready());
+}
+
+#[test]
 fn the_byte_cap_can_need_several_evictions_for_one_message() {
     let mut config = config::<FireAndForget>(BufferPolicy::DropOldest, 100);
     config.buffer_bytes = 10;

@@ -28,6 +28,9 @@ pub(super) struct Controls {
     pub(super) reorder_confirms: bool,
     /// How many confirmed publishes are still to be nacked.
     pub(super) nack_next: u64,
+    pub(super) hold_replies: bool,
+    /// Replies that are held back: for whom, and the frame.
+    pub(super) held_replies: Vec<(ConnId, Vec<u8>)>,
     /// What came into queues, if it is recorded.
     pub(super) enqueued: Option<Vec<Enqueued>>,
 }
@@ -311,19 +314,11 @@ impl BrokerState {
         id.map_or(0, |id| self.purge_queue_id(id)).try_into().unwrap_or(usize::MAX)
     }
 
-    /// Stops publishers, as an alarm does: RabbitMQ tells connections that publish, or ever did, and no
-    /// longer reads them; LavinMQ closes the channel of each publish with 406.
+    /// Stops publishers, as an alarm does: RabbitMQ tells a connection that publishes from now on, and
+    /// reads it no longer (others notice nothing); LavinMQ closes the channel of each publish with 406.
     pub fn block(&mut self, reason: &str, now: Time) {
         self.advance(now);
         self.blocked = Some(reason.to_owned());
-        if !self.settings.personality.is_rabbitmq() {
-            return;
-        }
-        for id in self.connection_ids() {
-            if self.connections.get(&id).is_some_and(|connection| connection.published) {
-                self.block_connection(id);
-            }
-        }
     }
 
     /// Ends what [`block`](Self::block) began.
@@ -421,6 +416,33 @@ impl BrokerState {
         self.send_all_confirms();
     }
 
+    /// Keeps the replies to methods on channels back until [`release_replies`](Self::release_replies) or
+    /// [`drop_replies`](Self::drop_replies); what the methods ask for is done. Deliveries, confirms,
+    /// returns, `basic.get`'s messages and closes are no replies.
+    pub const fn hold_replies(&mut self) {
+        self.controls.hold_replies = true;
+    }
+
+    /// Sends the replies that were kept back, in their order or, `shuffled`, in a random one (RabbitMQ
+    /// answers pipelined methods out of order).
+    pub fn release_replies(&mut self, shuffled: bool, now: Time) {
+        self.advance(now);
+        self.controls.hold_replies = false;
+        let mut held = std::mem::take(&mut self.controls.held_replies);
+        if shuffled {
+            self.random.shuffle(&mut held);
+        }
+        for (id, frame) in held {
+            self.write(id, |out| out.extend_from_slice(&frame));
+        }
+    }
+
+    /// Forgets the replies that were kept back: they never come.
+    pub fn drop_replies(&mut self) {
+        self.controls.hold_replies = false;
+        self.controls.held_replies.clear();
+    }
+
     /// Nacks the next `n` publishes on confirm channels, instead of taking them.
     pub const fn nack_next(&mut self, n: u64) {
         self.controls.nack_next = n;
@@ -446,7 +468,7 @@ impl BrokerState {
                 self.close_connection_with(id, 320, &text, MethodId::default());
             }
             if !opened || self.settings.personality.is_rabbitmq() {
-                self.end(id, self.settings.personality.after_shutdown());
+                self.end(id, self.settings.personality.ending());
             }
         }
         self.lose_what_is_transient();
@@ -456,12 +478,13 @@ impl BrokerState {
     /// durable is gone.
     pub fn crash(&mut self, now: Time) {
         self.advance(now);
-        self.cut();
+        self.cut(now);
         self.lose_what_is_transient();
     }
 
     /// Resets all connections without a word.
-    pub(crate) fn cut(&mut self) {
+    pub fn cut(&mut self, now: Time) {
+        self.advance(now);
         for id in self.connection_ids() {
             self.release_connection(id);
             if let Some(connection) = self.connections.get_mut(&id) {

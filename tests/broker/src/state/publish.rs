@@ -64,8 +64,8 @@ impl BrokerState {
             properties: Bytes::new(),
             body: Vec::new(),
         });
-        connection.published = true;
-        // RabbitMQ stops at the method of the first publish; the content waits in the input.
+        // RabbitMQ stops at the method of the first publish after the alarm; its content waits in the
+        // input.
         if self.blocked.is_some() && rabbitmq {
             self.block_connection(id);
         }

@@ -91,15 +91,19 @@ fn f18_reordered_confirms_come_singly_out_of_order_and_all_of_them() {
     world.confirms(id);
     world.state.reorder_confirms(true);
     let mut tags = Vec::new();
+    let mut unsorted = 0;
     for _ in 0..10 {
         world.receive(id, &many("q", 10));
-        tags.extend(confirms(&world.got(id)));
+        let now = confirms(&world.got(id));
+        unsorted += u32::from(!now.is_sorted_by_key(|(_, tag, _)| *tag));
+        tags.extend(now);
     }
+    assert!(unsorted > 5, "within one read, too");
+    assert!(tags.len() < 100, "and some come later");
     while let Some(due) = world.state.next_deadline() {
         world.pass(due - world.now);
         tags.extend(confirms(&world.got(id)));
     }
-    assert!(!tags.is_sorted_by_key(|(_, tag, _)| *tag));
     assert!(tags.iter().all(|(ack, _, multiple)| *ack && !multiple));
     tags.sort_by_key(|(_, tag, _)| *tag);
     assert!(tags.iter().map(|(_, tag, _)| *tag).eq(1..=100), "{tags:?}");
@@ -299,8 +303,8 @@ fn requeued_messages_go_back_to_their_place_and_say_that_they_were_delivered() {
     let cancel = basic::Cancel { consumer_tag: "c".into(), nowait: true };
     world.send(id, 1, basic(basic::AMQPMethod::Cancel(cancel)));
     world.send(id, 1, ack(2, false));
-    world.send(id, 1, nack(3, false, true));
     world.send(id, 1, nack(1, false, true));
+    world.send(id, 1, nack(3, false, true));
     let seen = |world: &World| -> Vec<(String, bool, bool)> {
         let messages = world.state.messages("q").into_iter();
         messages
@@ -324,6 +328,14 @@ fn requeued_messages_go_back_to_their_place_and_say_that_they_were_delivered() {
     world.state.disconnect(id, world.now);
     assert_eq!(world.state.unacked("q"), 0);
     assert!(seen(&world)[..3].iter().all(|(_, again, out)| *again && !out));
+    let other = world.client();
+    world.consume(other, "q", "c");
+    let got = world.got(other);
+    let bodies = got.iter().filter_map(|got| match got {
+        Got::Body(_, body) => Some(&body[..]),
+        _ => None,
+    });
+    assert!(bodies.eq(["0", "2", "3", "4", "5"].map(str::as_bytes)), "{got:?}");
 }
 
 #[test]
@@ -564,4 +576,35 @@ fn the_log_counts_publishes_in_a_row() {
     assert_eq!((last.method, last.count), ("basic.publish", 1000));
     world.state.disconnect(id, world.now);
     assert_eq!(world.state.log(id), log, "it outlives the connection");
+}
+
+#[test]
+fn f33_replies_can_come_late_out_of_order_or_never() {
+    let mut world = lavin();
+    let id = world.client();
+    world.state.hold_replies();
+    let declare = |name| queue(queue::AMQPMethod::Declare(durable(name)));
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        world.send(id, 1, declare(name));
+    }
+    assert_eq!(world.got(id), []);
+    assert!(world.state.has_queue("f"), "they were obeyed");
+    world.state.release_replies(true, world.now);
+    let mut names: Vec<String> = world
+        .got(id)
+        .iter()
+        .map(|got| match got {
+            Got::Method(1, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) => {
+                ok.queue.as_str().to_owned()
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(!names.is_sorted(), "{names:?}");
+    names.sort();
+    assert_eq!(names.concat(), "abcdef");
+    world.state.hold_replies();
+    world.send(id, 1, declare("g"));
+    world.state.drop_replies();
+    assert!(matches!(world.call(id, 1, declare("h")), AMQPClass::Queue(_)));
 }
