@@ -31,6 +31,22 @@ pub(super) struct Controls {
     pub(super) hold_replies: bool,
     /// Replies that are held back: for whom, and the frame.
     pub(super) held_replies: Vec<(ConnId, Vec<u8>)>,
+    /// What came into queues, if it is recorded.
+    pub(super) enqueued: Option<Vec<Enqueued>>,
+}
+
+/// A published message as it came into a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Enqueued {
+    /// The queue.
+    pub queue: Arc<str>,
+    /// On which connection it came.
+    pub connection: ConnId,
+    /// The body.
+    pub body: Bytes,
+    /// The properties, not decoded.
+    pub properties: Bytes,
 }
 
 /// What happened so far, over all connections.
@@ -208,6 +224,43 @@ impl BrokerState {
             .flat_map(|channel| &channel.unacked)
             .filter(move |unacked| unacked.queue == queue)
             .map(|unacked| &unacked.entry)
+    }
+}
+
+/// # Recording
+impl BrokerState {
+    /// Records every published message that comes into a queue, for a test that wants to know what was
+    /// ever there. Grows until [`take_enqueued`](Self::take_enqueued) is called.
+    pub fn record_enqueued(&mut self, record: bool) {
+        self.controls.enqueued = record.then(Vec::new);
+    }
+
+    /// What came into queues since the last call, in order.
+    pub fn take_enqueued(&mut self) -> Vec<Enqueued> {
+        self.controls.enqueued.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(super) fn record(&mut self, connection: ConnId, queue: QueueId, content: &Content) {
+        if let Some(enqueued) = &mut self.controls.enqueued
+            && let Some(queue) = self.queues.get(&queue)
+        {
+            enqueued.push(Enqueued {
+                queue: queue.name.clone(),
+                connection,
+                body: content.body.clone(),
+                properties: content.properties.clone(),
+            });
+        }
+    }
+
+    /// The numbers of a connection's open channels.
+    #[must_use]
+    pub fn channels(&self, id: ConnId) -> Vec<u16> {
+        let open = |connection: &super::Connection| {
+            let channels = connection.channels.iter().filter(|(_, channel)| !channel.closing);
+            channels.map(|(number, _)| *number).collect()
+        };
+        self.connections.get(&id).map(open).unwrap_or_default()
     }
 }
 

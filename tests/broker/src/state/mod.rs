@@ -25,7 +25,7 @@ use std::{
 use amq_protocol::protocol::AMQPClass;
 use lavinmq_core::time::Time;
 
-pub use control::{ConnectionInfo, Counters, StoredMessage};
+pub use control::{ConnectionInfo, Counters, Enqueued, StoredMessage};
 pub use log::Logged;
 pub use settings::Settings;
 
@@ -47,6 +47,14 @@ const FLUSH: Duration = Duration::from_secs(5);
 /// A connection. Never used twice in the life of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(u64);
+
+impl ConnId {
+    /// The number itself, counted from 0.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
 
 /// Many connections over one set of queues and exchanges, as a pure state machine.
 ///
