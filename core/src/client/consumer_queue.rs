@@ -226,7 +226,7 @@ impl ConsumerShared {
     /// The last delivery of a batch was handed out.
     pub(crate) fn finished(&self, batch: &Batch) {
         if self.no_ack {
-            self.count_consumed(batch.body_len() as u64);
+            self.count_consumed(batch.weight());
         }
     }
 
@@ -318,7 +318,7 @@ impl ConsumerShared {
                 return None;
             }
         } else if inbox.closing.is_some() {
-            self.consumed.fetch_add(batch.body_len() as u64, Ordering::AcqRel);
+            self.consumed.fetch_add(batch.weight(), Ordering::AcqRel);
         }
         inbox.queued += batch.len();
         inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));
@@ -334,7 +334,7 @@ impl ConsumerShared {
         let first = inbox.closing.is_none();
         inbox.closing.get_or_insert(reason);
         if self.no_ack {
-            let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.body_len() as u64).sum();
+            let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.weight()).sum();
             drop(inbox);
             if first {
                 self.count_consumed(bytes);

@@ -10,7 +10,7 @@ use crate::{
         Phase,
         channel::{Arriving, Channel, Content, Incoming, Owner},
     },
-    consume::Batch,
+    consume::{Batch, batch::delivery_weight},
     error::{Incompatible, ProtocolError},
     event::{Event, Return, Returned},
     ids::{ConnectionId, ConsumerId, ProducerId},
@@ -339,7 +339,7 @@ impl Session {
         consumer.stats.received_bytes += length as u64;
         if consumer.config.no_ack {
             consumer.stats.acked += 1;
-            consumer.queue_bytes += length as u64;
+            consumer.queue_bytes += delivery_weight(length);
             if !consumer.full && consumer.queue_bytes > consumer.config.queue_bytes as u64 {
                 consumer.full = true;
                 if let Some(subscription) = consumer.subscriptions.last()

@@ -111,13 +111,18 @@ impl Rt for Smol {
 }
 
 /// How long anything may take before it counts as a hang. Far more than it ever takes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The output of a future that must not hang; `what` it is, for the message if it does.
 pub async fn soon<R: Rt, F: Future>(what: &str, future: F) -> F::Output {
-    match select(std::pin::pin!(future), R::sleep(PATIENCE)).await {
+    within::<R, F>(PATIENCE, what, future).await
+}
+
+/// The same with a patience of its own.
+pub async fn within<R: Rt, F: Future>(patience: Duration, what: &str, future: F) -> F::Output {
+    match select(std::pin::pin!(future), R::sleep(patience)).await {
         Either::Left((output, _)) => output,
-        Either::Right(_) => panic!("{what}: not within {PATIENCE:?}"),
+        Either::Right(_) => panic!("{what}: not within {patience:?}"),
     }
 }
 

@@ -15,7 +15,7 @@ use lavinmq_testing::{Broker, Personality};
 
 use crate::{
     runtimes::Rt,
-    stage::{bodies, broker, confirming, connect, options, until, until_depth, until_state},
+    stage::{bodies, broker, confirming, connect, options, stop, until, until_depth, until_state},
 };
 
 pub async fn connect_takes_whatever_makes_options<R: Rt>() {
@@ -123,8 +123,7 @@ pub async fn url_parameters_are_the_setters<R: Rt>() {
     assert_eq!(broker.connections()[0].heartbeat, 9);
     let orders = confirming(&client).await;
     assert_eq!(orders.buffer_capacity(), 3);
-    broker.stop();
-    until_state::<R>(&client, |state| matches!(state, State::Reconnecting { .. })).await;
+    stop::<R>(&broker, &client).await;
     for _ in 0..3 {
         orders.publish("kept").await.unwrap().detach();
     }
@@ -244,8 +243,7 @@ pub async fn the_client_says_how_it_is<R: Rt>() {
     orders.flush().await;
     until_depth(&broker, 5);
 
-    broker.stop();
-    until_state::<R>(&client, |state| matches!(state, State::Reconnecting { .. })).await;
+    stop::<R>(&broker, &client).await;
     assert!(!client.is_connected());
     orders.publish("buffered").await.unwrap().detach();
     assert_eq!(orders.buffer_size(), 1);

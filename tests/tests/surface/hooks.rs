@@ -7,7 +7,7 @@ use lavinmq_core::{
 
 use crate::{
     runtimes::{Rt, eventually, soon},
-    stage::{broker, connect, options, until_state},
+    stage::{broker, connect, options, stop},
 };
 
 type Log = Arc<Mutex<Vec<(&'static str, u64, String)>>>;
@@ -62,8 +62,7 @@ pub async fn each_outcome_reaches_its_hook<R: Rt>() {
     orders.flush().await;
     orders.publish_to("missing", "unwanted").await.unwrap().detach();
     orders.flush().await;
-    broker.stop();
-    until_state::<R>(&client, |state| !state.is_connected()).await;
+    stop::<R>(&broker, &client).await;
     orders.publish("evicted").await.unwrap().detach();
     orders.publish("kept").await.unwrap().detach();
     broker.resume().unwrap();
@@ -114,8 +113,7 @@ pub async fn events_say_how_many_they_skipped<R: Rt>() {
     const DROPPED: usize = 3000;
     let broker = broker();
     let client = connect::<R>(&broker).await;
-    broker.stop();
-    until_state::<R>(&client, |state| !state.is_connected()).await;
+    stop::<R>(&broker, &client).await;
     let mut events = client.events();
     let builder = client.producer("orders").confirm().buffer_policy(BufferPolicy::DropOldest);
     let orders = builder.buffer_size(1).open().await.unwrap();

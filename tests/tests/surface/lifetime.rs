@@ -9,7 +9,7 @@ use lavinmq_core::{
 use crate::{
     runtimes::{Rt, eventually},
     stage::{
-        bodies, broker, confirming, connect, consumer, forgetting, put, until, until_depth,
+        bodies, broker, confirming, connect, consumer, forgetting, put, stop, until, until_depth,
         until_state,
     },
 };
@@ -38,8 +38,7 @@ pub async fn shutdown_says_what_it_left_behind<R: Rt>() {
     // And when the broker is away, what never left is dropped.
     let client = connect::<R>(&broker).await;
     let orders = confirming(&client).await;
-    broker.stop();
-    until_state::<R>(&client, |state| !state.is_connected()).await;
+    stop::<R>(&broker, &client).await;
     let queued = orders.publish("never left").await.unwrap();
     let report = client.shutdown(NO_TIME).await;
     assert_eq!((report.unknown, report.dropped), (0, 1), "{report:?}");

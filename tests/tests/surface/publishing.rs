@@ -9,7 +9,7 @@ use lavinmq_core::{
 
 use crate::{
     runtimes::{Rt, eventually},
-    stage::{bodies, broker, confirming, connect, forgetting, until_depth},
+    stage::{bodies, broker, confirming, connect, forgetting, stop, until_depth},
 };
 
 pub async fn every_kind_of_body_is_a_message<R: Rt>() {
@@ -178,8 +178,7 @@ pub async fn f23_a_publish_dropped_before_it_is_accepted_publishes_nothing<R: Rt
     let broker = broker();
     let client = connect::<R>(&broker).await;
     let orders = client.producer("orders").confirm().buffer_size(1).open().await.unwrap();
-    broker.stop();
-    crate::stage::until_state::<R>(&client, |state| !state.is_connected()).await;
+    stop::<R>(&broker, &client).await;
     let kept = orders.publish("kept").await.unwrap();
     let mut waiting = orders.publish("given up");
     assert!((&mut waiting).now_or_never().is_none(), "accepted into a full buffer");

@@ -5,7 +5,7 @@ use lavinmq_core::{
 
 use crate::{
     runtimes::Rt,
-    stage::{broker, connect, consumer, until},
+    stage::{broker, connect, consumer, stop, until},
 };
 
 pub async fn a_queue_is_declared_as_it_was_built<R: Rt>() {
@@ -52,7 +52,10 @@ pub async fn s37_queues_are_declared_again_after_an_outage<R: Rt>() {
     client.queue("transient").durable(false).declare().await.unwrap();
     let producer = client.producer("transient").confirm().open().await.unwrap();
     producer.publish("lost with its queue").await.unwrap().await.unwrap();
-    broker.restart();
+    // In an orderly stop, what is not durable is gone.
+    stop::<R>(&broker, &client).await;
+    assert!(!broker.has_queue("transient"));
+    broker.resume().unwrap();
     // The producer waits for the queue that it depends on: this is no return.
     producer.publish("kept").await.unwrap().await.unwrap();
     assert_eq!(broker.messages("transient")[0].body, "kept");

@@ -5,11 +5,11 @@ use std::{future::Future, time::Duration};
 use lavinmq_core::{Client, Confirm, Consumer, FireAndForget, Manual, Options, Producer};
 use lavinmq_testing::Broker;
 
-use crate::runtimes::{PATIENCE, Rt, soon};
+use crate::runtimes::{PATIENCE, Rt, eventually, soon, within};
 
 /// Runs one test to its end, or fails it as a hang.
 pub fn run<R: Rt, F: Future<Output = ()>>(test: F) {
-    R::block_on(soon::<R, _>("the whole test", test));
+    R::block_on(within::<R, _>(3 * PATIENCE, "the whole test", test));
 }
 
 /// A broker with a queue `orders`.
@@ -53,7 +53,7 @@ pub fn until(
     what: &str,
     condition: impl FnMut(&lavinmq_testing::BrokerState) -> bool,
 ) {
-    assert!(broker.wait_until(PATIENCE / 2, condition), "{what}: not within {:?}", PATIENCE / 2);
+    assert!(broker.wait_until(PATIENCE, condition), "{what}: not within {PATIENCE:?}");
 }
 
 /// Waits until so many messages are ready in `orders`.
@@ -94,4 +94,15 @@ pub async fn until_state<R: Rt>(
         panic!("the client closed");
     };
     soon::<R, _>("a change of state", reached).await;
+}
+
+/// Stops the broker, and waits until the client knows that both of its connections are lost. (As it
+/// stops, the broker may accept one more connection, and then end that as well.)
+pub async fn stop<R: Rt>(broker: &Broker, client: &Client) {
+    broker.stop();
+    eventually::<R>("the loss of both connections", || {
+        let stats = client.stats();
+        stats.losses == stats.reconnects + 2
+    })
+    .await;
 }
