@@ -7,7 +7,7 @@ use amq_protocol::protocol::{AMQPClass, basic};
 use super::Session;
 use crate::{
     connection::{
-        Phase,
+        Connection, Phase,
         channel::{Arriving, Channel, Content, Incoming, Owner},
     },
     consume::{Batch, batch::delivery_weight},
@@ -57,21 +57,24 @@ impl Session {
                     match self.on_frame(c, frame, rest) {
                         Ok(more) => receive.consume(used + more),
                         Err(error) => {
-                            result = Err(error);
-                            break;
+                            // What follows still counts: confirms do until close-ok.
+                            receive.consume(used);
+                            self.flush_batches();
+                            self.protocol_error(c, error);
                         }
                     }
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    result = Err(error.into());
+                    // Nobody knows where the next frame begins.
+                    result = Err(error);
                     break;
                 }
             }
         }
         self.flush_batches();
         if let Err(error) = result {
-            self.protocol_error(c, error);
+            self.protocol_error(c, error.into());
         } else if let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) {
             connection.receive = receive;
         }
@@ -88,8 +91,11 @@ impl Session {
         let Some(connection) = self.connections.get_mut(c) else { return Ok(0) };
         match connection.phase {
             Phase::Open | Phase::AwaitStart | Phase::AwaitTune | Phase::AwaitOpenOk => {}
-            // After our close, confirms still count until close-ok; after the peer's, nothing does (s14).
-            Phase::Closing(_) if frame.kind == FrameKind::Method => {}
+            Phase::Closing(_) => {
+                self.on_late_frame(c, frame);
+                return Ok(0);
+            }
+            // After the peer's close nothing counts.
             _ => return Ok(0),
         }
         let channel = frame.channel;
@@ -112,6 +118,34 @@ impl Session {
             FrameKind::Header => self.on_header(c, channel, frame.payload).map(|()| 0),
             FrameKind::Body => self.on_body(c, channel, frame.payload).map(|()| 0),
         }
+    }
+
+    /// A frame after our own close: the peer's close and close-ok, confirms and returns count until
+    /// close-ok, and everything else is ignored, right or wrong (s14).
+    fn on_late_frame(&mut self, c: usize, frame: Frame<'_>) {
+        let number = frame.channel;
+        let returning = self.channel(c, number).is_ok_and(|channel| {
+            matches!(channel.owner, Owner::Lane(_)) && !matches!(channel.content, Content::None)
+        });
+        let is_return =
+            |class: &AMQPClass| matches!(class, AMQPClass::Basic(basic::AMQPMethod::Return(_)));
+        let _ = match frame.kind {
+            FrameKind::Header if returning => self.on_header(c, number, frame.payload),
+            FrameKind::Body if returning => self.on_body(c, number, frame.payload),
+            FrameKind::Method => match decode_method(frame.payload) {
+                Ok(Method::Ack(Ack { delivery_tag, multiple, .. })) => {
+                    self.on_ack(c, number, delivery_tag, multiple, false)
+                }
+                Ok(Method::Nack(Nack { delivery_tag, multiple, .. })) => {
+                    self.on_ack(c, number, delivery_tag, multiple, true)
+                }
+                Ok(Method::Other(class)) if number == 0 || is_return(&class) => {
+                    self.on_method(c, number, *class)
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        };
     }
 
     fn on_method(&mut self, c: usize, number: u16, class: AMQPClass) -> Result<(), ProtocolError> {
@@ -165,7 +199,11 @@ impl Session {
         multiple: bool,
         nack: bool,
     ) -> Result<(), ProtocolError> {
+        let stands = self.connections.get(c).is_some_and(Connection::is_open);
         let channel = self.channel(c, number)?;
+        if !matches!(channel.content, Content::None) {
+            return Err(ProtocolError::UnexpectedFrame(number));
+        }
         match channel.owner {
             Owner::Lane(l) => {
                 let open = self
@@ -179,7 +217,9 @@ impl Session {
                 match self.lanes.get_mut(l) {
                     // Only this channel's count is wrong (s19). In the middle of a body it cannot be
                     // closed.
-                    Some(lane) if lane.state == LaneState::Open && lane.partial.is_none() => {
+                    Some(lane)
+                        if stands && lane.state == LaneState::Open && lane.partial.is_none() =>
+                    {
                         lane.state = LaneState::Closing;
                         self.close_channel(c, number, PRECONDITION_FAILED, &error.to_string());
                         Ok(())
