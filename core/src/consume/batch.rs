@@ -121,6 +121,12 @@ impl Batch {
         (0..self.len()).map(|index| self.body(index).len()).sum()
     }
 
+    /// What its deliveries count in a bounded queue.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.body_len() as u64
+    }
+
     /// A batch of one, made by hand: for tests of applications, and for `Delivery::for_test`.
     #[must_use]
     pub fn single(

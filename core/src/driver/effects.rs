@@ -163,7 +163,7 @@ impl Effects {
                 }
                 requests.visit_consumer(core, consumer, now);
             }
-            SessionEvent::ConsumerEnded { consumer, reason } => {
+            SessionEvent::ConsumerEnded { consumer, reason, .. } => {
                 let before = requests.consumer_ended(consumer);
                 let stats = core.session.consumer_stats(consumer).unwrap_or_default();
                 if let Some(shared) = core.consumers.remove(&consumer) {

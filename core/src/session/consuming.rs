@@ -679,7 +679,7 @@ impl Session {
             let result = Err(ConsumeError::Closed);
             self.events.push_back(SessionEvent::ConsumerOpened { consumer: id, result });
         }
-        self.events.push_back(SessionEvent::ConsumerEnded { consumer: id, reason });
+        self.events.push_back(SessionEvent::ConsumerEnded { consumer: id, reason, abandoned: 0 });
         self.forget_consumer(id);
         self.advance_closing();
     }
