@@ -11,6 +11,9 @@
     reason = "tests: a panic is a failure"
 )]
 
+mod accounts;
+mod channels;
+mod closing;
 mod handshake;
 mod harness;
 mod publishing;
