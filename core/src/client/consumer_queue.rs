@@ -45,7 +45,7 @@ pub(crate) struct ConsumerShared {
     stopped: AtomicBool,
     inbox: Mutex<Inbox>,
     settles: Mutex<Settles>,
-    /// Bytes that left a no-ack queue, and that the driver has not heard of.
+    /// The weight of what left a no-ack queue, and that the driver has not heard of.
     consumed: AtomicU64,
     /// Whether it is on the driver's list of consumers to visit.
     listed: AtomicBool,
@@ -211,7 +211,7 @@ impl ConsumerShared {
     /// The last delivery of a batch was handed out.
     pub(crate) fn finished(&self, batch: &Batch) {
         if self.no_ack {
-            self.count_consumed(batch.body_len() as u64);
+            self.count_consumed(batch.weight());
         }
     }
 
@@ -248,7 +248,7 @@ impl ConsumerShared {
         let first = !std::mem::replace(&mut inbox.closing, true);
         if self.no_ack {
             if first {
-                let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.body_len() as u64).sum();
+                let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.weight()).sum();
                 drop(inbox);
                 self.count_consumed(bytes);
             }
@@ -319,7 +319,7 @@ impl ConsumerShared {
                 return None;
             }
         } else if inbox.closing {
-            self.consumed.fetch_add(batch.body_len() as u64, Ordering::AcqRel);
+            self.consumed.fetch_add(batch.weight(), Ordering::AcqRel);
         }
         inbox.queued += batch.len();
         inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));
@@ -403,7 +403,7 @@ impl ConsumerShared {
 /// What the driver takes out of a consumer at a visit, beside settlements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Taken {
-    /// Bytes of bodies that left a no-ack queue.
+    /// The weight of the batches that left a no-ack queue.
     pub(crate) consumed: u64,
     /// A timer to start.
     pub(crate) linger: Option<Duration>,

@@ -45,12 +45,6 @@ impl Settled {
         }
     }
 
-    pub(crate) const fn add(&mut self, other: Self) {
-        self.acked += other.acked;
-        self.requeued += other.requeued;
-        self.rejected += other.rejected;
-    }
-
     pub(crate) const fn total(&self) -> u64 {
         self.acked + self.requeued + self.rejected
     }

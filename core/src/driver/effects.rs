@@ -163,11 +163,10 @@ impl Effects {
                 }
                 requests.visit_consumer(core, consumer, now);
             }
-            SessionEvent::ConsumerEnded { consumer, reason, .. } => {
-                let before = requests.consumer_ended(consumer);
-                let stats = core.session.consumer_stats(consumer).unwrap_or_default();
+            SessionEvent::ConsumerEnded { consumer, reason, abandoned } => {
+                requests.consumer_ended(consumer);
                 if let Some(shared) = core.consumers.remove(&consumer) {
-                    self.end_consumer(&shared, reason, stats.abandoned.saturating_sub(before));
+                    self.end_consumer(&shared, reason, abandoned);
                 }
             }
             // Whatever was handed over meanwhile still gets its outcome; the driver then ends.

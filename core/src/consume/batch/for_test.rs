@@ -1,6 +1,6 @@
 //! Batches made by hand, for tests.
 
-use super::{Batch, Entry};
+use super::{Batch, Entry, weight};
 
 impl Batch {
     /// Deliveries with these bodies, published to the default exchange with an empty routing key and
@@ -9,6 +9,7 @@ impl Batch {
         let mut batch = Self { generation, ..Self::default() };
         let at = |data: &[u8]| u32::try_from(data.len()).unwrap_or(u32::MAX);
         for (tag, body) in (first_tag..).zip(bodies) {
+            batch.weight += weight(2, body.len());
             let names = at(&batch.data);
             batch.data.extend([0, 0]);
             let properties = at(&batch.data);
