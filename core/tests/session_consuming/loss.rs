@@ -37,28 +37,6 @@ fn f11_a_cut_at_each_byte_of_two_deliveries() {
     }
 }
 
-/// The same where the channel alone ends: its partial content is no part of the next one's.
-#[test]
-fn f11_a_channel_closed_inside_a_delivery() {
-    let all = delivery(1, 1, "first");
-    for parts in 1..=2 {
-        let mut at = 0;
-        for _ in 0..parts {
-            at += wire::decode(&all[at..], 4096).unwrap().unwrap().1;
-        }
-        let mut stage = Stage::connected(config());
-        let (consumer, channel, _) = stage.consuming();
-        stage.feed_and_close(CON, all[..at].to_vec(), channel, 406);
-        stage.expect_channel_close_ok(CON, channel);
-        let (again, _) = stage.accept_consumer(CON, &consume("orders"));
-        assert_eq!(again, channel, "the number is free");
-        stage.deliver(CON, again, 1..=1);
-        assert_eq!(stage.got_bodies(), ["1"]);
-        assert_eq!(stage.terms(consumer), [1, 0, 0, 0, 0, 1, 0]);
-        stage.finish();
-    }
-}
-
 /// Deliveries that the driver has not fetched when the connection goes are purged if the broker
 /// delivers them again, and kept if it does not.
 #[test]

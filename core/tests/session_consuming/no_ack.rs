@@ -111,9 +111,9 @@ fn s35_while_reading_is_paused_replies_are_not_overdue_and_have_their_whole_time
     take(&mut stage, 11);
     // A reply that waits in the socket must be read before its deadline is looked at again.
     stage.advance(MS);
-    heartbeats(&mut stage, 3);
+    heartbeats(&mut stage, 4);
     stage.advance(9 * SEC);
-    heartbeats(&mut stage, 2);
+    heartbeats(&mut stage, 1);
     assert_eq!(stage.peers[NOACK].hang_ups, 0);
     stage.channel_open_ok(NOACK, opening);
     let consume = stage.expect_consume(NOACK, opening);

@@ -273,7 +273,7 @@ fn s47_on_recovery_a_consumer_waits_for_a_channel() {
     stage.feed(CON, &cancel_ok(channel, &tag));
     stage.expect_channel_close(CON);
     stage.channel_close_ok(CON, channel);
-    stage.advance(40 * SEC);
+    stage.wait_for_backoff();
     stage.accept_consumer(CON, &consume("orders"));
     assert_eq!(stage.told().last(), Some(&resumed("orders")));
     stage.finish();

@@ -186,6 +186,17 @@ impl Stage {
         self.feed(c, &bytes);
     }
 
+    /// The backoff of whoever subscribes again is over.
+    pub fn wait_for_backoff(&mut self) {
+        use lavinmq_core::event::DeadlineReason::{Reopen, Stable, Write};
+        while let Some(deadline) = self.session.poll_deadline()
+            && matches!(deadline.reason, Reopen | Stable | Write)
+        {
+            let wait = deadline.at - self.now;
+            self.advance(wait);
+        }
+    }
+
     /// The connection is dialled again, when its backoff is over, and stands.
     pub fn reconnect(&mut self, c: usize) {
         for _ in 0..400 {
