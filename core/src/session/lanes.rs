@@ -442,7 +442,7 @@ impl Session {
                         self.sent(producer, first, last);
                     }
                 }
-                What::Settlements { consumer, settled, settles } => {
+                What::Settlements { consumer, settled, settles, .. } => {
                     self.settlements_written(consumer, settled, settles);
                 }
             }
