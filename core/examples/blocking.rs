@@ -1,9 +1,16 @@
 //! The core on a blocking `std::net::TcpStream`, without any runtime: declare, publish with confirms,
 //! consume, ack; reconnects included. `cargo run -p lavinmq-core --example blocking [amqp://…]`
 
-#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "here is the driver: clock and socket")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "here is the driver: clock and socket"
+)]
 
-use std::{error::Error, io, io::IoSlice, io::Read, io::Write, net::TcpStream, time::Duration, time::Instant};
+use std::{
+    error::Error, io, io::IoSlice, io::Read, io::Write, net::TcpStream, time::Duration,
+    time::Instant,
+};
 
 use lavinmq_core::{
     config::{ConsumerConfig, ProducerConfig, PublishMode, QueueConfig},
@@ -26,7 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.connections = 1;
     let mut session = Session::new(config, true, seed, clock());
     session.declare_queue(QueueConfig::new("blocking")?, clock())?;
-    let producer = session.open_producer(ProducerConfig::new("", "blocking", PublishMode::Confirm)?, clock())?;
+    let producer = session
+        .open_producer(ProducerConfig::new("", "blocking", PublishMode::Confirm)?, clock())?;
     let mut socket: Option<TcpStream> = None;
     let (mut published, mut received, mut closing) = (0, 0, false);
 
@@ -34,17 +42,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         // What the session wants with the transport.
         while let Some(action) = session.poll_action() {
             match action {
-                Action::Dial { connection, target } => match TcpStream::connect((&*target.host, target.port)) {
-                    Ok(stream) => {
-                        stream.set_nodelay(true)?;
-                        socket = Some(stream);
-                        session.handle_connected(connection, clock());
+                Action::Dial { connection, target } => {
+                    match TcpStream::connect((&*target.host, target.port)) {
+                        Ok(stream) => {
+                            stream.set_nodelay(true)?;
+                            socket = Some(stream);
+                            session.handle_connected(connection, clock());
+                        }
+                        Err(error) => {
+                            let loss = Loss::Dial {
+                                target: target.to_string().into(),
+                                error: DialError::from(error),
+                            };
+                            session.handle_disconnected(connection, loss, clock());
+                        }
                     }
-                    Err(error) => {
-                        let loss = Loss::Dial { target: target.to_string().into(), error: DialError::from(error) };
-                        session.handle_disconnected(connection, loss, clock());
-                    }
-                },
+                }
                 _ => socket = None, // hang up
             }
         }
@@ -66,7 +79,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         while let Some((consumer, batch)) = session.poll_batch() {
             received += batch.len() as u64;
             let (first, last) = (batch.tag(0), batch.tag(batch.len() - 1));
-            let run = SettleRun { generation: batch.generation(), first, last, settlement: Settlement::Ack };
+            let run = SettleRun {
+                generation: batch.generation(),
+                first,
+                last,
+                settlement: Settlement::Ack,
+            };
             session.settle(consumer, run, clock());
         }
         while session.poll_producer().is_some() {} // watermarks: nobody waits for them here
@@ -94,11 +112,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         match read {
             Ok(0) => session.handle_disconnected(connection, Loss::Eof, clock()),
             Ok(n) => session.handle_received(connection, n, clock()),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
             Err(error) => session.handle_disconnected(connection, error.into(), clock()),
         }
         session.handle_tick(clock());
     }
     println!("published {published}, received {received}, {:?}", session.report());
-    if session.report().is_clean() && received >= MESSAGES { Ok(()) } else { Err("something was left behind".into()) }
+    if session.report().is_clean() && received >= MESSAGES {
+        Ok(())
+    } else {
+        Err("something was left behind".into())
+    }
 }

@@ -60,6 +60,8 @@ mod topology;
 pub mod uri;
 pub mod wire;
 
+/// The values of headers and arguments, as amq-protocol has them.
+pub use amq_protocol::types;
 pub use client::{
     Acker, BoxError, Client, Confirm, Connect, Consumer, ConsumerBuilder, ConsumerHandle, Delivery,
     Events, FireAndForget, Flush, Health, Kind, Manual, Mode, NoAck, OnFailure, Options, Producer,

@@ -53,8 +53,13 @@ async fn publish_confirm_consume_ack_and_close() {
         assert_eq!(delivery.ack(), Settle::Queued);
     }
     within("settled", jobs.settled()).await;
-    broker.wait_until(Duration::from_secs(10), |_| true);
-    assert_eq!((broker.depth("orders"), broker.unacked("orders")), (0, 0));
+    within("the last ack", async {
+        while broker.unacked("orders") > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(broker.depth("orders"), 0);
 
     let stats = client.stats();
     assert!(stats.is_conserved(), "{stats:?}");
@@ -66,6 +71,25 @@ async fn publish_confirm_consume_ack_and_close() {
     let report = within("close", client.close()).await;
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(client.state(), State::Closed { loss: None });
+}
+
+#[tokio::test]
+async fn s48_closing_does_not_wait_for_what_the_application_never_saw() {
+    let broker = Broker::start().unwrap();
+    let client = client(&broker).await;
+    within("declare", client.queue("jobs").declare()).await.unwrap();
+    for number in 0..500 {
+        broker.put("jobs", format!("{number}"));
+    }
+    let mut jobs = within("open", client.consumer("jobs").open()).await.unwrap();
+    for _ in 0..3 {
+        within("a delivery", jobs.next()).await.unwrap().ack();
+    }
+    // The consumer stays, with the rest of a batch; within() is shorter than the deadline.
+    let report = within("close", client.close()).await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(jobs.end_reason(), Some(EndReason::ClientClosed));
+    assert_eq!((broker.depth("jobs"), broker.unacked("jobs")), (497, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,6 +176,7 @@ async fn run_handles_a_thousand_and_stops() {
         }
     });
     assert_eq!(within("run", running).await, EndReason::Closed);
+    // It closed after its last ack.
     assert_eq!(broker.depth("jobs") + broker.unacked("jobs"), 0);
 }
 

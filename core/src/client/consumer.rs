@@ -168,10 +168,9 @@ impl<K: Kind> Consumer<K> {
 
     /// Nothing more of this batch is handed out. The broker delivers the rest again.
     fn drop_current(&mut self) {
-        if let Some(parcel) = self.current.take() {
-            self.shared.hand_back(&parcel, self.index);
-        }
+        self.current = None;
         self.index = 0;
+        self.shared.hand_back_current();
     }
 
     /// Why the stream ended; `None` while it goes on.
@@ -200,10 +199,8 @@ impl<K: Kind> Consumer<K> {
         poll_fn(|cx| self.shared.poll_ended(cx)).await
     }
 
-    fn begin_close(&mut self) {
-        let rest = self.current.take_if(|_| !self.shared.is_no_ack());
-        let index = self.index;
-        if self.shared.begin_close(rest.as_deref().map(|parcel| (parcel, index))) {
+    fn begin_close(&self) {
+        if self.shared.begin_close() {
             self.hold.link().request(Control::CloseConsumer { consumer: self.shared.id() });
         }
     }
@@ -323,6 +320,7 @@ impl<K: Kind> Stream for Consumer<K> {
                         this.index += 1;
                         Some(Arc::clone(parcel))
                     };
+                    this.shared.set_shown(index + 1);
                     return Poll::Ready(
                         item.map(|parcel| K::item(sealed::ParcelRef(parcel), index)),
                     );
@@ -392,7 +390,7 @@ impl ConsumerHandle {
     }
 
     fn begin_close(&self) {
-        if self.shared.begin_close(None) {
+        if self.shared.begin_close() {
             self.link.request(Control::CloseConsumer { consumer: self.shared.id() });
         }
     }

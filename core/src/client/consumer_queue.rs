@@ -44,6 +44,8 @@ pub(crate) struct ConsumerShared {
     /// The stream of a consumer that settles ends here, whatever is still queued.
     stopped: AtomicBool,
     inbox: Mutex<Inbox>,
+    /// How many deliveries of the batch that is being handed out were.
+    shown: AtomicU64,
     settles: Mutex<Settles>,
     /// Bytes that left a no-ack queue, and that the driver has not heard of.
     consumed: AtomicU64,
@@ -56,6 +58,8 @@ struct Inbox {
     parcels: VecDeque<Arc<Parcel>>,
     /// Deliveries in them.
     queued: usize,
+    /// The batch that the consumer is handing out.
+    current: Option<SettleRun>,
     /// It is closing, and why: what the application has not seen is handed back.
     closing: Option<EndReason>,
     ended: Option<(EndReason, Report)>,
@@ -75,6 +79,16 @@ enum Linger {
     Over,
 }
 
+/// All of a batch, to be requeued: its tags are consecutive.
+fn whole(batch: &Batch) -> SettleRun {
+    SettleRun {
+        generation: batch.generation(),
+        first: batch.tag(0),
+        last: batch.tag(batch.len().saturating_sub(1)),
+        settlement: Settlement::Requeue,
+    }
+}
+
 impl ConsumerShared {
     pub(crate) fn new(
         id: ConsumerId,
@@ -91,6 +105,7 @@ impl ConsumerShared {
             valid_from: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             inbox: Mutex::default(),
+            shown: AtomicU64::new(0),
             settles: Mutex::default(),
             consumed: AtomicU64::new(0),
             listed: AtomicBool::new(false),
@@ -136,10 +151,6 @@ impl ConsumerShared {
         self.id
     }
 
-    pub(crate) const fn is_no_ack(&self) -> bool {
-        self.no_ack
-    }
-
     /// Whether the stream hands out nothing more, for an application that settles deliveries.
     #[inline]
     pub(crate) fn is_stopped(&self) -> bool {
@@ -163,6 +174,10 @@ impl ConsumerShared {
         }
         if let Some(parcel) = inbox.parcels.pop_front() {
             inbox.queued -= parcel.batch.len();
+            if !self.no_ack {
+                inbox.current = Some(whole(&parcel.batch));
+                self.shown.store(0, Ordering::Relaxed);
+            }
             return Poll::Ready(Some(parcel));
         }
         if inbox.ended.is_some() {
@@ -211,7 +226,7 @@ impl ConsumerShared {
     /// The last delivery of a batch was handed out.
     pub(crate) fn finished(&self, batch: &Batch) {
         if self.no_ack {
-            self.count_consumed(batch.body_len() as u64);
+            self.count_consumed(batch.weight());
         }
     }
 
@@ -222,32 +237,36 @@ impl ConsumerShared {
         }
     }
 
-    /// Closes, and hands back what the application has not seen: `rest`, and all that is queued.
-    /// Returns whether it was the first to do so; then the driver has to be asked.
+    /// Closes, and hands back what the application has not seen. Returns whether it was the first to do so; then the driver has to be asked.
     ///
     /// What a no-ack consumer has queued stays, since nobody else will get it; but it no longer
     /// makes the connection wait.
-    pub(crate) fn begin_close(&self, rest: Option<(&Parcel, usize)>) -> bool {
-        if let Some((parcel, index)) = rest {
-            self.hand_back(parcel, index);
-        }
+    pub(crate) fn begin_close(&self) -> bool {
         let (first, stream) = self.hand_back_all(EndReason::Closed);
         stream.into_iter().for_each(Waker::wake);
         first && self.link.is_some()
     }
 
-    /// What is left of this batch, from `index` on, was never seen by the application.
-    pub(crate) fn hand_back(&self, parcel: &Parcel, index: usize) {
-        if !self.no_ack {
-            self.requeue(&parcel.batch, index);
+    /// So many deliveries of the batch taken last were handed out.
+    #[inline]
+    pub(crate) fn set_shown(&self, shown: usize) {
+        // A driver that hands back the rest at this very moment may take one too many: the broker
+        // delivers it again, and the one handed out answers that it is settled already.
+        self.shown.store(shown as u64, Ordering::Release);
+    }
+
+    /// The rest of the batch taken last was never seen by the application, nor will be.
+    pub(crate) fn hand_back_current(&self) {
+        let current = lock(&self.inbox).current.take();
+        if let Some(run) = current {
+            let first = run.first + self.shown.load(Ordering::Acquire);
+            self.requeue(SettleRun { first, ..run });
         }
     }
 
-    fn requeue(&self, batch: &Batch, from: usize) {
-        let generation = batch.generation();
-        if from < batch.len() && generation >= self.valid_from.load(Ordering::Acquire) {
-            let (first, last) = (batch.tag(from), batch.tag(batch.len() - 1));
-            lock(&self.settles).note_run(generation, first, last, Settlement::Requeue);
+    fn requeue(&self, run: SettleRun) {
+        if run.first <= run.last && run.generation >= self.valid_from.load(Ordering::Acquire) {
+            lock(&self.settles).note_run(run);
             self.list();
         }
     }
@@ -295,11 +314,11 @@ impl ConsumerShared {
             }
             if inbox.closing.is_some() {
                 drop(inbox);
-                self.requeue(&batch, 0);
+                self.requeue(whole(&batch));
                 return None;
             }
         } else if inbox.closing.is_some() {
-            self.consumed.fetch_add(batch.body_len() as u64, Ordering::AcqRel);
+            self.consumed.fetch_add(batch.weight(), Ordering::AcqRel);
         }
         inbox.queued += batch.len();
         inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));
@@ -315,7 +334,7 @@ impl ConsumerShared {
         let first = inbox.closing.is_none();
         inbox.closing.get_or_insert(reason);
         if self.no_ack {
-            let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.body_len() as u64).sum();
+            let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.weight()).sum();
             drop(inbox);
             if first {
                 self.count_consumed(bytes);
@@ -324,8 +343,9 @@ impl ConsumerShared {
             let unseen = std::mem::take(&mut inbox.parcels);
             inbox.queued = 0;
             drop(inbox);
+            self.hand_back_current();
             for parcel in &unseen {
-                self.requeue(&parcel.batch, 0);
+                self.requeue(whole(&parcel.batch));
             }
         }
         (first, stream)

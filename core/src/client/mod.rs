@@ -14,7 +14,6 @@ mod delivery;
 pub(crate) mod events;
 pub(crate) mod hand_over;
 pub(crate) mod hooks;
-pub(crate) mod limits;
 pub(crate) mod link;
 pub(crate) mod opened;
 pub(crate) mod options;
@@ -29,6 +28,7 @@ mod settles;
 pub(crate) mod sync;
 #[cfg(test)]
 mod tests;
+mod unwanted;
 pub(crate) mod waiters;
 
 pub use builders::{ConsumerBuilder, ProducerBuilder};

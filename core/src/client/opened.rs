@@ -51,7 +51,7 @@ impl OpenedConsumer {
 
 impl Drop for OpenedConsumer {
     fn drop(&mut self) {
-        if !mem::replace(&mut self.kept, true) && self.shared.begin_close(None) {
+        if !mem::replace(&mut self.kept, true) && self.shared.begin_close() {
             self.link.request(Control::CloseConsumer { consumer: self.shared.id() });
         }
     }

@@ -15,7 +15,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::{sync::lock, waiters::store};
+use super::{sync::lock, unwanted::Unwanted, waiters::store};
 use crate::{
     error::NotConfirmed,
     event::{UnknownReason, Verdict},
@@ -30,6 +30,8 @@ pub struct Outcomes {
     watermark: AtomicU64,
     /// Bad verdicts stored. Raised before the watermark that covers them.
     stored: AtomicU64,
+    /// Receipts dropped before their time, as far as `State::unwanted` does not have them yet.
+    dropped: Unwanted,
     state: Mutex<State>,
 }
 
@@ -75,7 +77,7 @@ impl Outcomes {
         }
         let mut state = lock(&self.state);
         if let Some(verdict) = state.verdicts.remove(&sequence) {
-            self.stored.fetch_sub(1, Ordering::Release);
+            self.stored.fetch_sub(1, Ordering::SeqCst);
             return Poll::Ready(Err(verdict));
         }
         if state.settled.contains(sequence) {
@@ -92,21 +94,34 @@ impl Outcomes {
         Poll::Pending
     }
 
-    /// A receipt was dropped without having been told.
-    pub(crate) fn forget(&self, sequence: u64) {
+    /// A receipt was dropped without having been told. `polled`: it may have left a waker.
+    pub(crate) fn forget(&self, sequence: u64, polled: bool) {
         if self.is_plainly_good(sequence) {
+            return;
+        }
+        self.dropped.add(sequence);
+        // `store` raises the count, and `settle` then looks there: one of the two sees the other.
+        if !polled && self.stored.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut state = lock(&self.state);
         let waker = state.receipts.remove(&sequence);
-        let verdict = state.verdicts.remove(&sequence);
-        if verdict.is_some() {
-            self.stored.fetch_sub(1, Ordering::Release);
-        } else {
-            state.unwanted.insert(sequence);
-        }
+        let verdicts = self.collect_dropped(&mut state);
         drop(state);
-        drop((waker, verdict));
+        drop((waker, verdicts));
+    }
+
+    /// Notes which receipts are gone, and returns the verdicts that they would have asked for.
+    fn collect_dropped(&self, state: &mut State) -> Vec<NotConfirmed> {
+        let mut unheard = Vec::new();
+        self.dropped.drain(state.settled.watermark(), |first, last| {
+            while let Some((&sequence, _)) = state.verdicts.range(first..=last).next() {
+                unheard.extend(state.verdicts.remove(&sequence));
+                self.stored.fetch_sub(1, Ordering::SeqCst);
+            }
+            state.unwanted.insert_run(first, last);
+        });
+        unheard
     }
 
     /// A flush asks whether everything up to a number is settled. `key` is its own, once it waits.
@@ -141,20 +156,25 @@ impl Outcomes {
 
     // ---- the driver's side ----------------------------------------------------------------------
 
-    /// A message ended badly. Call it before the `settle` that covers it.
+    /// A message ended badly. Call it before the `settle` that covers it (which drops the verdict if
+    /// the receipt was dropped just now).
     pub(crate) fn store(&self, verdict: NotConfirmed) {
         let mut state = lock(&self.state);
         if !state.unwanted.contains(verdict.sequence)
             && state.verdicts.insert(verdict.sequence, verdict).is_none()
         {
-            self.stored.fetch_add(1, Ordering::Release);
+            self.stored.fetch_add(1, Ordering::SeqCst);
         }
+        let unheard = self.collect_dropped(&mut state);
+        drop(state);
+        drop(unheard);
     }
 
     /// Everything up to `watermark`, and these runs beyond it, are settled. Returns whom to wake.
     pub(crate) fn settle(&self, watermark: u64, early: &[(u64, u64)]) -> Vec<Waker> {
         let mut wakers = Vec::new();
         let mut state = lock(&self.state);
+        let unheard = self.collect_dropped(&mut state);
         let before = state.settled.watermark();
         state.settled.insert_run(1, watermark);
         for &(first, last) in early {
@@ -181,6 +201,7 @@ impl Outcomes {
             self.watermark.store(watermark, Ordering::Release);
         }
         drop(state);
+        drop(unheard);
         wakers
     }
 

@@ -11,7 +11,6 @@ use std::{
 
 use super::{
     hand_over::{Admission, Attempt, HandOver},
-    limits::PublishLimits,
     link::{Control, DriverLink},
     outcomes::Outcomes,
     sync::lock,
@@ -22,7 +21,7 @@ use crate::{
     error::NotConfirmed,
     ids::ProducerId,
     message::Message,
-    publish::Accepted,
+    publish::{Accepted, limits::PublishLimits},
     session::ProducerUpdate,
     stats::ProducerStats,
     time::Time,
@@ -214,7 +213,13 @@ impl ProducerShared {
 
     /// Ends admission: those who wait, and all later publishes, are refused as closed.
     pub(crate) fn close(&self) {
-        wake(self.hand_over.close());
+        wake(self.end_admission());
+    }
+
+    /// [`Self::close`], for a caller that wakes them later: no waker may run under a lock.
+    #[must_use]
+    pub(crate) fn end_admission(&self) -> Vec<Waker> {
+        self.hand_over.close()
     }
 
     /// The driver is gone, or the producer is forgotten: nothing waits here any more.
@@ -245,8 +250,11 @@ impl ProducerShared {
     /// Sets the deadlines of those who began to wait since the last call, by the driver's clock, and
     /// ends the waiting of those whose deadline has come. Call it at each visit, and at
     /// `next_deadline`.
-    pub(crate) fn expire(&self, now: Time) {
-        wake(self.hand_over.expire(now));
+    ///
+    /// Returns whom to wake, outside every lock.
+    #[must_use]
+    pub(crate) fn expire(&self, now: Time) -> Vec<Waker> {
+        self.hand_over.expire(now)
     }
 }
 

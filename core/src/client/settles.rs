@@ -64,15 +64,9 @@ impl Settles {
     }
 
     /// Notes a run of tags that nobody else can settle.
-    pub(crate) fn note_run(
-        &mut self,
-        generation: u64,
-        first: u64,
-        last: u64,
-        settlement: Settlement,
-    ) {
-        self.settled(generation).insert_run(first, last);
-        self.runs.push(SettleRun { generation, first, last, settlement });
+    pub(crate) fn note_run(&mut self, run: SettleRun) {
+        self.settled(run.generation).insert_run(run.first, run.last);
+        self.runs.push(run);
     }
 
     fn settled(&mut self, generation: u64) -> &mut SettledSet {

@@ -102,6 +102,8 @@ pub(crate) struct Connection {
     pub(crate) last_sent: Time,
     /// When the transport last took a byte, or output became pending.
     pub(crate) last_progress: Time,
+    /// Whether output has been pending since then.
+    pub(crate) output_waits: bool,
     /// No-ack consumers on it whose queues are full: reading pauses.
     pub(crate) full_queues: usize,
     /// The connection was closed by the peer with a 50x code shortly before (s25).
@@ -128,6 +130,7 @@ impl Connection {
             last_received: Time::ZERO,
             last_sent: Time::ZERO,
             last_progress: Time::ZERO,
+            output_waits: false,
             full_queues: 0,
             suspicious_closes: 0,
         }
@@ -159,6 +162,7 @@ impl Connection {
         self.last_received = now;
         self.last_sent = now;
         self.last_progress = now;
+        self.output_waits = false;
         self.phase = Phase::AwaitStart;
         self.transmit.append(|out| out.extend_from_slice(&PROTOCOL_HEADER));
     }

@@ -4,6 +4,14 @@ use bytes::Bytes;
 
 use crate::wire::split_names;
 
+/// What a delivery counts in a no-ack consumer's queue beside its body: about what it takes.
+pub const DELIVERY_OVERHEAD: u64 = 64;
+
+/// What a delivery with a body of this length counts in a no-ack consumer's queue.
+pub(crate) const fn delivery_weight(body: usize) -> u64 {
+    body as u64 + DELIVERY_OVERHEAD
+}
+
 /// The most bytes that one batch holds side by side.
 pub(crate) const BATCH_BYTES: usize = 32 << 10;
 
@@ -115,10 +123,11 @@ impl Batch {
         self.names(index).1
     }
 
-    /// Bytes of all bodies.
+    /// What its deliveries count in a no-ack consumer's queue: the bytes of their bodies, and
+    /// [`DELIVERY_OVERHEAD`] for each, so that empty ones fill it, too.
     #[must_use]
-    pub fn body_len(&self) -> usize {
-        (0..self.len()).map(|index| self.body(index).len()).sum()
+    pub fn weight(&self) -> u64 {
+        (0..self.len()).map(|index| delivery_weight(self.body(index).len())).sum()
     }
 
     /// A batch of one, made by hand: for tests of applications, and for `Delivery::for_test`.
@@ -246,7 +255,7 @@ mod tests {
         for index in 0..50 {
             let tag = index as u64 + 1;
             assert_eq!(batch.tag(index), tag);
-            assert_eq!(batch.redelivered(index), tag % 2 == 0);
+            assert_eq!(batch.redelivered(index), tag.is_multiple_of(2));
             assert_eq!(
                 (batch.exchange(index), batch.routing_key(index)),
                 ("ex", &*format!("key-{}", tag / 7))

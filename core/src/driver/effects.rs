@@ -174,8 +174,10 @@ impl Effects {
         }
     }
 
-    /// Publishes the accounts of all producers that were touched.
-    pub(super) fn publish_stats(&mut self, core: &Core) {
+    /// The end of a turn, before the session is unlocked: publishes the accounts of all producers
+    /// that were touched.
+    pub(super) fn finish_turn(&mut self, core: &mut Core) {
+        core.producers.take_wakers(&mut self.wakers);
         self.touched.sort_unstable();
         self.touched.dedup();
         for producer in self.touched.drain(..) {

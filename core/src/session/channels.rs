@@ -50,7 +50,7 @@ impl Session {
 
     /// A reply did not come in time.
     pub(super) fn rpc_timed_out(&mut self, c: usize, number: u16) {
-        let Some(connection) = self.connections.get(c) else { return };
+        let Some(connection) = self.connections.get(c).filter(|c| c.is_open()) else { return };
         if connection.blocked.is_some() || !connection.reads() {
             // It may have been answered had the broker, or we, listened (s21, s35).
             self.await_reply(c, number);
@@ -126,12 +126,9 @@ impl Session {
             // A reply that crossed our close is swallowed: nobody waits for it (s16, s17).
             _ if expect == Some(Expect::CloseOk) => return Ok(()),
             AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => {
-                let flow_ok = channel::AMQPMethod::FlowOk(channel::FlowOk { active: flow.active });
-                if let Some(connection) = self.connections.get_mut(c) {
-                    let _ = connection.send(number, &AMQPClass::Channel(flow_ok));
-                }
-                if let Owner::Lane(l) = owner {
-                    self.lane_flow(l, flow.active);
+                match owner {
+                    Owner::Lane(l) => self.lane_flow(l, c, number, flow.active),
+                    _ => self.answer_flow(c, number, flow.active),
                 }
                 return Ok(());
             }
@@ -171,6 +168,13 @@ impl Session {
             (Owner::Nobody, _) => {}
         }
         Ok(())
+    }
+
+    pub(super) fn answer_flow(&mut self, c: usize, number: u16, active: bool) {
+        let flow_ok = AMQPClass::Channel(channel::AMQPMethod::FlowOk(channel::FlowOk { active }));
+        if let Some(connection) = self.connections.get_mut(c) {
+            let _ = connection.send(number, &flow_ok);
+        }
     }
 
     fn on_channel_close(

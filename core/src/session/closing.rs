@@ -86,9 +86,6 @@ impl Session {
     }
 
     fn finish_closing(&mut self, loss: Option<Loss>) {
-        if self.closed {
-            return;
-        }
         self.closed = true;
         self.timers.clear();
         self.close_state(loss);
@@ -111,6 +108,8 @@ impl Session {
         if self.closed {
             return;
         }
+        // From here on nothing drains: the last producer that ends must not end the session, too.
+        self.closed = true;
         self.closing.get_or_insert_default();
         // Connections first: what was written decides what became of the messages.
         for c in 0..self.connections.len() {

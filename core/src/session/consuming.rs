@@ -372,7 +372,7 @@ impl Session {
         consumer.encoded -= settled.total().min(consumer.encoded);
     }
 
-    /// The application took deliveries with so many bytes of bodies out of a no-ack consumer's queue.
+    /// The application took deliveries of so much [`Batch::weight`] out of a no-ack consumer's queue.
     pub fn handle_consumed(&mut self, consumer: ConsumerId, bytes: u64, now: Time) {
         self.advance(now);
         let now = self.now;

@@ -7,10 +7,10 @@ use amq_protocol::protocol::{AMQPClass, basic};
 use super::Session;
 use crate::{
     connection::{
-        Phase,
-        channel::{Arriving, Channel, Content, Expect, Incoming, Owner},
+        Connection, Phase,
+        channel::{Arriving, Channel, Content, Incoming, Owner},
     },
-    consume::Batch,
+    consume::{Batch, batch::delivery_weight},
     error::{Incompatible, ProtocolError},
     event::{Event, Return, Returned},
     ids::{ConnectionId, ConsumerId, ProducerId},
@@ -25,6 +25,9 @@ use crate::{
 
 /// Bodies from this length on become `Bytes` of their own instead of being copied into a batch.
 const LARGE_BODY: usize = 16 << 10;
+
+/// The reply code for a tag that does not exist, as brokers use it.
+const PRECONDITION_FAILED: u16 = 406;
 
 /// What a body gets reserved at its header, however much is announced: the rest as it arrives.
 const FIRST_RESERVE: usize = 64 << 10;
@@ -54,21 +57,24 @@ impl Session {
                     match self.on_frame(c, frame, rest) {
                         Ok(more) => receive.consume(used + more),
                         Err(error) => {
-                            result = Err(error);
-                            break;
+                            // What follows still counts: confirms do until close-ok.
+                            receive.consume(used);
+                            self.flush_batches();
+                            self.protocol_error(c, error);
                         }
                     }
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    result = Err(error.into());
+                    // Nobody knows where the next frame begins.
+                    result = Err(error);
                     break;
                 }
             }
         }
         self.flush_batches();
         if let Err(error) = result {
-            self.protocol_error(c, error);
+            self.protocol_error(c, error.into());
         } else if let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) {
             connection.receive = receive;
         }
@@ -85,8 +91,11 @@ impl Session {
         let Some(connection) = self.connections.get_mut(c) else { return Ok(0) };
         match connection.phase {
             Phase::Open | Phase::AwaitStart | Phase::AwaitTune | Phase::AwaitOpenOk => {}
-            // After our close, confirms still count until close-ok; after the peer's, nothing does (s14).
-            Phase::Closing(_) if frame.kind == FrameKind::Method => {}
+            Phase::Closing(_) => {
+                self.on_late_frame(c, frame);
+                return Ok(0);
+            }
+            // After the peer's close nothing counts.
             _ => return Ok(0),
         }
         let channel = frame.channel;
@@ -109,6 +118,34 @@ impl Session {
             FrameKind::Header => self.on_header(c, channel, frame.payload).map(|()| 0),
             FrameKind::Body => self.on_body(c, channel, frame.payload).map(|()| 0),
         }
+    }
+
+    /// A frame after our own close: the peer's close and close-ok, confirms and returns count until
+    /// close-ok, and everything else is ignored, right or wrong (s14).
+    fn on_late_frame(&mut self, c: usize, frame: Frame<'_>) {
+        let number = frame.channel;
+        let returning = self.channel(c, number).is_ok_and(|channel| {
+            matches!(channel.owner, Owner::Lane(_)) && !matches!(channel.content, Content::None)
+        });
+        let is_return =
+            |class: &AMQPClass| matches!(class, AMQPClass::Basic(basic::AMQPMethod::Return(_)));
+        let _ = match frame.kind {
+            FrameKind::Header if returning => self.on_header(c, number, frame.payload),
+            FrameKind::Body if returning => self.on_body(c, number, frame.payload),
+            FrameKind::Method => match decode_method(frame.payload) {
+                Ok(Method::Ack(Ack { delivery_tag, multiple, .. })) => {
+                    self.on_ack(c, number, delivery_tag, multiple, false)
+                }
+                Ok(Method::Nack(Nack { delivery_tag, multiple, .. })) => {
+                    self.on_ack(c, number, delivery_tag, multiple, true)
+                }
+                Ok(Method::Other(class)) if number == 0 || is_return(&class) => {
+                    self.on_method(c, number, *class)
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        };
     }
 
     fn on_method(&mut self, c: usize, number: u16, class: AMQPClass) -> Result<(), ProtocolError> {
@@ -162,7 +199,11 @@ impl Session {
         multiple: bool,
         nack: bool,
     ) -> Result<(), ProtocolError> {
+        let stands = self.connections.get(c).is_some_and(Connection::is_open);
         let channel = self.channel(c, number)?;
+        if !matches!(channel.content, Content::None) {
+            return Err(ProtocolError::UnexpectedFrame(number));
+        }
         match channel.owner {
             Owner::Lane(l) => {
                 let open = self
@@ -170,9 +211,20 @@ impl Session {
                     .get(l)
                     .is_some_and(|lane| matches!(lane.state, LaneState::Open | LaneState::Closing));
                 if open && self.on_confirm(l, tag, multiple, nack) {
-                    Ok(())
-                } else {
-                    Err(ProtocolError::UnknownConfirm { channel: number, tag })
+                    return Ok(());
+                }
+                let error = ProtocolError::UnknownConfirm { channel: number, tag };
+                match self.lanes.get_mut(l) {
+                    // Only this channel's count is wrong (s19). In the middle of a body it cannot be
+                    // closed.
+                    Some(lane)
+                        if stands && lane.state == LaneState::Open && lane.partial.is_none() =>
+                    {
+                        lane.state = LaneState::Closing;
+                        self.close_channel(c, number, PRECONDITION_FAILED, &error.to_string());
+                        Ok(())
+                    }
+                    _ => Err(error),
                 }
             }
             Owner::Nobody => Ok(()),
@@ -223,7 +275,7 @@ impl Session {
     fn on_header(&mut self, c: usize, number: u16, payload: &[u8]) -> Result<(), ProtocolError> {
         let limit = self.config.limits.body_max as u64;
         let channel = self.channel(c, number)?;
-        if channel.owner == Owner::Nobody || channel.expect == Some(Expect::CloseOk) {
+        if channel.owner == Owner::Nobody {
             return Ok(());
         }
         let Content::Header(mut incoming) = std::mem::take(&mut channel.content) else {
@@ -247,7 +299,7 @@ impl Session {
 
     fn on_body(&mut self, c: usize, number: u16, payload: &[u8]) -> Result<(), ProtocolError> {
         let channel = self.channel(c, number)?;
-        if channel.owner == Owner::Nobody || channel.expect == Some(Expect::CloseOk) {
+        if channel.owner == Owner::Nobody {
             return Ok(());
         }
         let Content::Body { incoming, mut body, missing } = std::mem::take(&mut channel.content)
@@ -327,7 +379,7 @@ impl Session {
         consumer.stats.received_bytes += length as u64;
         if consumer.config.no_ack {
             consumer.stats.acked += 1;
-            consumer.queue_bytes += length as u64;
+            consumer.queue_bytes += delivery_weight(length);
             if !consumer.full && consumer.queue_bytes > consumer.config.queue_bytes as u64 {
                 consumer.full = true;
                 if let Some(subscription) = consumer.subscriptions.last()

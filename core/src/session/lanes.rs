@@ -5,12 +5,15 @@ use amq_protocol::protocol::{AMQPClass, confirm};
 use super::{PUBLISH, Session, timer::Timer};
 use crate::{
     config::PublishMode,
-    connection::channel::{Expect, Owner},
+    connection::{
+        Connection,
+        channel::{Expect, Owner},
+    },
     event::{FailReason, UnknownReason, Verdict},
     ids::ProducerId,
     publish::{
         lane::{Lane, LaneState, Partial},
-        producer::{Outcome, Step, Wire},
+        producer::{Outcome, STALL, Step, Wire},
     },
     session::appended::{Appended, What},
 };
@@ -73,12 +76,7 @@ impl Session {
             return;
         }
         match lane.state {
-            LaneState::Open => {
-                if let Some(channel) = lane.channel {
-                    lane.state = LaneState::Closing;
-                    self.close_channel(PUBLISH, channel, 200, "producer closed");
-                }
-            }
+            LaneState::Open => self.close_if_unused(l),
             LaneState::Reopening => {
                 lane.state = LaneState::Closed;
                 self.timers.cancel(Timer::Reopen(l));
@@ -184,19 +182,19 @@ impl Session {
         }
         lane.state = LaneState::Open;
         lane.opened_at = self.now;
-        if lane.members.is_empty() {
-            lane.state = LaneState::Closing;
-            self.close_channel(PUBLISH, channel, 200, "producer closed");
-            return;
-        }
+        self.close_if_unused(l);
         self.activate(l);
         self.refresh_lane(l);
     }
 
     /// `channel.flow` pauses the lane, or lets it go on (s24).
-    pub(super) fn lane_flow(&mut self, l: usize, active: bool) {
-        if let Some(lane) = self.lanes.get_mut(l) {
-            lane.paused = !active;
+    pub(super) fn lane_flow(&mut self, l: usize, c: usize, channel: u16, active: bool) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        lane.paused = !active;
+        if lane.partial.is_some() {
+            lane.owed_flow_ok = Some(active);
+        } else {
+            self.answer_flow(c, channel, active);
         }
         self.activate(l);
         self.refresh_lane(l);
@@ -259,6 +257,7 @@ impl Session {
                         what: What::Messages { producer, first: place, last: place },
                     });
                 }
+                self.after_body(l, channel);
             }
             return true;
         }
@@ -268,6 +267,7 @@ impl Session {
         let Some(producer) = lane.ready.pop_front() else { return false };
         let Some(p) = self.producers.get_mut(producer.0) else { return !lane.ready.is_empty() };
         let until = wire.transmit.enqueued() + QUANTUM;
+        let left = p.left;
         let confirm = lane.mode == PublishMode::Confirm;
         let single = self.single_file;
         let mut run: Option<(u64, u64, u64)> = None;
@@ -299,8 +299,13 @@ impl Session {
         if p.ready {
             lane.ready.push_back(producer);
         }
-        if p.stalled {
+        if p.left != left && p.evicts() {
+            // Something left: nothing is thrown away, unless the rest stands still for as long again.
             p.stalled = false;
+            if p.ring.queued() > 0 && !p.stall_armed {
+                p.stall_armed = true;
+                self.timers.arm(Timer::Stall(producer), now + STALL);
+            }
         }
         let more = lane.partial.is_some() || (!lane.ready.is_empty() && lane.may_send());
         let confirm_timeout = p.config.confirm_timeout.filter(|_| confirm);
@@ -326,6 +331,31 @@ impl Session {
             self.check_closed(producer);
         }
         more
+    }
+
+    /// A long body is encoded to its end: what had to wait for it, since nothing may come between
+    /// the frames of a message on its channel (s11).
+    fn after_body(&mut self, l: usize, channel: u16) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        if let Some(active) = lane.owed_flow_ok.take() {
+            self.answer_flow(PUBLISH, channel, active);
+        }
+        self.close_if_unused(l);
+    }
+
+    /// Closes the channel of a lane that nobody publishes on any more.
+    fn close_if_unused(&mut self, l: usize) {
+        let stands = self.connections.get(PUBLISH).is_some_and(Connection::is_open);
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        if stands
+            && lane.state == LaneState::Open
+            && lane.members.is_empty()
+            && lane.partial.is_none()
+            && let Some(channel) = lane.channel
+        {
+            lane.state = LaneState::Closing;
+            self.close_channel(PUBLISH, channel, 200, "producer closed");
+        }
     }
 
     // ---- settling --------------------------------------------------------------------------------
@@ -614,15 +644,10 @@ impl Session {
     pub(super) fn rewind_if_sent(&mut self, producer: ProducerId) {
         let ours =
             |what: &What| matches!(what, What::Messages { producer: p, .. } if *p == producer);
-        // What is encoded goes out still; it counts as possibly written, since nobody will look again.
+        // What is encoded goes out still, and a body that was begun is finished: all of it counts as
+        // possibly written, since nobody will look again.
         if let Some(appended) = self.appended.get_mut(PUBLISH) {
             appended.retain(|appended| !ours(&appended.what));
-        }
-        let mut partial = self.lanes.iter().filter_map(|lane| lane.partial.as_ref());
-        if let Some(place) =
-            partial.find(|partial| partial.producer == producer).map(|partial| partial.place)
-        {
-            self.note_unwritten(producer, place);
         }
         self.rewind(producer);
         self.unwritten.remove(&producer);
@@ -632,8 +657,10 @@ impl Session {
 
     pub(super) fn confirm_due(&mut self, l: usize) {
         let now = self.now;
-        let blocked =
-            self.connections.get(PUBLISH).is_some_and(|connection| connection.blocked.is_some());
+        let Some(connection) = self.connections.get(PUBLISH).filter(|c| c.is_open()) else {
+            return;
+        };
+        let blocked = connection.blocked.is_some();
         let Some(lane) = self.lanes.get_mut(l) else { return };
         if lane.state != LaneState::Open || lane.outstanding() == 0 {
             return;

@@ -235,9 +235,10 @@ impl Session {
         else {
             return 0;
         };
-        if connection.transmit.pending() > 0 && self.timers.get(Timer::Write(c)).is_none() {
+        if connection.transmit.pending() > 0 && !connection.output_waits {
+            connection.output_waits = true;
             connection.last_progress = now;
-            self.timers.arm(Timer::Write(c), now + self.config.deadlines.write);
+            self.timers.arm_if_idle(Timer::Write(c), now + self.config.deadlines.write);
         }
         connection.transmit.slices(slices)
     }

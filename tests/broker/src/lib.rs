@@ -23,4 +23,6 @@ pub use link::{Direction, FaultLink, LinkCounters};
 pub use personality::{Ending, Personality, Tune};
 pub use pipe::{BrokenPipe, Pipe, PipeRead, PipeSettings};
 pub use random::Random;
-pub use state::{BrokerState, ConnId, ConnectionInfo, Counters, Logged, Settings, StoredMessage};
+pub use state::{
+    BrokerState, ConnId, ConnectionInfo, Counters, Enqueued, Logged, Settings, StoredMessage,
+};

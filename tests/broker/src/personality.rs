@@ -95,8 +95,8 @@ impl Personality {
         }
     }
 
-    /// How a connection ends after the close handshake of a shutdown.
-    pub(crate) const fn after_shutdown(self) -> Ending {
+    /// How a connection ends that the server has no more use for.
+    pub(crate) const fn ending(self) -> Ending {
         match self {
             Self::RabbitMq => Ending::Reset,
             Self::LavinMq => Ending::Eof,

@@ -128,6 +128,22 @@ fn f09_a_cut_after_n_bytes_lets_exactly_these_through() {
 }
 
 #[test]
+fn f10_a_cut_after_the_last_byte_needs_no_further_one() {
+    let server = Server::start();
+    let link = FaultLink::start(server.address()).unwrap();
+    let (mut client, mut broker) = (connect(link.addr()), server.accept());
+    link.cut_after(5, Direction::ToBroker);
+    client.write_all(b"whole").unwrap();
+    assert_eq!(until_end(&mut broker), (b"whole".to_vec(), None));
+    drop(broker);
+    assert_eq!(until_end(&mut client).0, b"");
+    // It is used up: the next connection stands.
+    let (mut client, mut broker) = (connect(link.addr()), server.accept());
+    client.write_all(b"whole again").unwrap();
+    assert_eq!(exactly(&mut broker, 11), b"whole again");
+}
+
+#[test]
 fn f12_a_stalled_link_is_silent_and_a_resumed_one_loses_nothing() {
     let server = Server::start();
     let link = FaultLink::start(server.address()).unwrap();
@@ -204,8 +220,7 @@ fn f05_a_refusing_link_resets_new_connections_and_leaves_the_others() {
     link.set_upstream(other.address());
     let _client = connect(link.addr());
     other.accept();
-    let counters = link.counters();
-    assert_eq!((counters.connections, counters.refused), (2, 1));
+    assert!(link.wait_until(LONG, |counters| (counters.connections, counters.refused) == (2, 1)));
     // Nobody there: refused, too.
     drop(other);
     assert_eq!(until_end(&mut connect(link.addr())).1, Some(ErrorKind::ConnectionReset));

@@ -224,7 +224,7 @@ impl Fake {
         self.link.begin_turn(self.now);
         while self.link.pop_ready().is_some() {}
         while self.take(usize::MAX) {}
-        self.shared.expire(self.now);
+        self.shared.expire(self.now).into_iter().for_each(Waker::wake);
         self.send(n);
         self.tell()
     }

@@ -82,7 +82,9 @@ fn a_verdict_that_nobody_can_ask_for_is_not_kept() {
     drop(receipts.remove(0)); // 1: dropped before
     receipts.remove(0).detach(); // 2: the same
     let (polled, _) = poll_once(receipts.remove(0));
+    assert_eq!(fake.shared.outcomes().kept().1, 1);
     drop(polled); // 3: after it has waited
+    assert_eq!(fake.shared.outcomes().kept().1, 0, "nor its waker");
     for sequence in 1..=4 {
         fake.settle(sequence, Some(Verdict::Nacked));
     }

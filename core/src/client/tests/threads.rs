@@ -16,6 +16,7 @@ use super::{Fake, config};
 use crate::{
     client::{Confirm, FireAndForget, Producer},
     config::BufferPolicy,
+    event::Verdict,
     session::Flow,
 };
 
@@ -43,7 +44,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// Runs the driver until everybody is done. It sleeps exactly as the real one does.
-fn drive(mut fake: Fake, working: &AtomicUsize, confirm: bool) -> Fake {
+fn drive(mut fake: Fake, working: &AtomicUsize, settle: Option<Option<Verdict>>) -> Fake {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let cx = Context::from_waker(&waker);
     loop {
@@ -53,8 +54,10 @@ fn drive(mut fake: Fake, working: &AtomicUsize, confirm: bool) -> Fake {
         while busy {
             busy = fake.take(100);
             fake.send(usize::MAX);
-            while confirm && let Some(&sequence) = fake.in_flight.keys().next_back() {
-                fake.settle(sequence, None); // the newest first
+            while let Some(verdict) = &settle
+                && let Some(&sequence) = fake.in_flight.keys().next_back()
+            {
+                fake.settle(sequence, verdict.clone()); // the newest first
             }
             fake.tell();
         }
@@ -69,6 +72,16 @@ fn drive(mut fake: Fake, working: &AtomicUsize, confirm: bool) -> Fake {
 }
 
 fn stress(policy: BufferPolicy, size: usize, flow: Flow, publish: fn(&Producer<Confirm>, usize)) {
+    stress_with(None, policy, size, flow, publish);
+}
+
+fn stress_with(
+    verdict: Option<Verdict>,
+    policy: BufferPolicy,
+    size: usize,
+    flow: Flow,
+    publish: fn(&Producer<Confirm>, usize),
+) {
     let mut fake = Fake::new(config::<Confirm>(policy, size));
     fake.flow = flow;
     fake.tell();
@@ -84,7 +97,7 @@ fn stress(policy: BufferPolicy, size: usize, flow: Flow, publish: fn(&Producer<C
                 link.wake();
             });
         }
-        drive(fake, &working, true)
+        drive(fake, &working, Some(verdict))
     });
     let stats = fake.tell();
     assert_eq!((stats.queued, stats.in_flight, stats.waiting), (0, 0, 0));
@@ -119,6 +132,19 @@ fn eight_threads_with_a_free_fast_path_that_await_their_receipts() {
             block_on(receipt).unwrap();
         } else {
             receipt.detach();
+        }
+    });
+}
+
+#[test]
+fn eight_threads_that_drop_the_receipts_of_nacked_messages() {
+    let verdict = Some(Verdict::Nacked);
+    stress_with(verdict, BufferPolicy::Block, 10_000, Flow::default(), |producer, i| {
+        let receipt = block_on(producer.publish("x")).unwrap();
+        match i % 8 {
+            0 => assert!(block_on(receipt).is_err()),
+            1 => thread::yield_now(), // dropped a little later
+            _ => receipt.detach(),
         }
     });
 }
@@ -161,7 +187,7 @@ fn eight_threads_that_give_up_their_places() {
                 link.wake();
             });
         }
-        drive(fake, &working, false)
+        drive(fake, &working, None)
     });
     let stats = fake.tell();
     assert_eq!(stats.accepted as usize, accepted.into_inner());

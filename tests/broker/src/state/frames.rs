@@ -145,7 +145,7 @@ impl BrokerState {
         let wrong = input.iter().zip(&PROTOCOL_HEADER).any(|(is, should)| is != should);
         if wrong {
             self.write(id, |out| out.extend_from_slice(&PROTOCOL_HEADER));
-            self.end(id, Ending::Eof);
+            self.end(id, self.settings.personality.ending());
             return Some(input.len());
         }
         None
@@ -472,6 +472,12 @@ impl BrokerState {
             self.forget_consumer(consumer.queue, consumer.id);
         }
     }
+}
+
+/// Whether a method of ours answers one of the client's. (Replies have odd numbers. Those of `basic.get`
+/// go another way: their content has to stay with them.)
+pub(super) fn is_reply(method: &AMQPClass) -> bool {
+    method.get_amqp_method_id() % 2 == 1
 }
 
 fn on_channel_0() -> Refusal {

@@ -14,7 +14,6 @@ use super::{
     connection::{Capabilities, Phase},
     frames::{MethodId, Refusal, reply_text},
 };
-use crate::personality::Ending;
 
 /// The largest frame where neither side has a limit.
 const UNLIMITED: u32 = 1 << 30;
@@ -76,13 +75,19 @@ impl BrokerState {
                 self.release_connection(id);
                 let ok = conn::AMQPMethod::CloseOk(conn::CloseOk {});
                 self.send(id, 0, &AMQPClass::Connection(ok));
-                // Closes that cross: ours still awaits its answer, but the transport goes with both.
-                self.end(id, Ending::Eof);
+                // RabbitMQ leaves it to the client to close the socket, for a long time.
+                let personality = self.settings.personality;
+                if personality.is_rabbitmq() {
+                    let until = self.now + personality.close_ok_patience();
+                    self.end_at(id, until, personality.ending());
+                } else {
+                    self.end(id, personality.ending());
+                }
                 Ok(())
             }
             (Phase::Closing, conn::AMQPMethod::CloseOk(_)) => {
                 self.logs.add(id, 0, "connection.close-ok", "");
-                self.end(id, Ending::Eof);
+                self.end(id, self.settings.personality.ending());
                 Ok(())
             }
             (Phase::Closing, _) => Ok(()),

@@ -182,7 +182,9 @@ impl BrokerState {
         let content = Arc::new(content);
         let mut fate = Fate::Taken;
         for queue in &queues {
-            if !self.enqueue(*queue, &content) {
+            if self.enqueue(*queue, &content) {
+                self.record(id, *queue, &content);
+            } else {
                 fate = Fate::Refused;
             }
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::common::*;
-use amq_protocol::protocol::{AMQPClass, channel, connection};
+use amq_protocol::protocol::{AMQPClass, channel, connection, queue};
 use lavinmq_core::wire;
 use lavinmq_testing::{Ending, Personality, Settings};
 
@@ -38,12 +38,16 @@ fn start_says_which_broker_it_is_and_tune_what_it_offers() {
 
 #[test]
 fn s01_a_wrong_protocol_header_is_answered_with_ours() {
-    let mut world = lavin();
-    let id = world.state.connect(world.now);
-    world.receive(id, b"AMQP\x01\x01\x00\x0a");
-    assert_eq!(world.ending(id), None, "before the answer is written");
-    assert_eq!(world.got(id), [Got::ProtocolHeader]);
-    assert_eq!(world.ending(id), Some(Ending::Eof));
+    for (mut world, ending) in [(rabbit(), Ending::Reset), (lavin(), Ending::Eof)] {
+        let id = world.state.connect(world.now);
+        world.receive(id, b"AMQP\x01\x01\x00\x0a");
+        assert_eq!(world.ending(id), None, "before the answer is written");
+        assert_eq!(world.state.poll_changed(), Some(id));
+        assert_eq!(world.state.poll_changed(), None);
+        assert_eq!(world.got(id), [Got::ProtocolHeader]);
+        assert_eq!(world.ending(id), Some(ending));
+        assert_eq!(world.state.poll_changed(), Some(id), "now it can be ended");
+    }
 }
 
 #[test]
@@ -245,22 +249,23 @@ fn s16_a_channel_closed_by_the_server_discards_until_close_ok() {
 }
 
 #[test]
-fn the_clients_close_is_answered_and_ends_the_transport() {
-    let mut world = lavin();
-    let id = world.client();
-    world.declare(
-        id,
-        amq_protocol::protocol::queue::Declare {
-            queue: "mine".into(),
-            exclusive: true,
-            ..Default::default()
-        },
-    );
-    let close = conn(connection::AMQPMethod::Close(connection::Close::default()));
-    let ok = conn(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
-    assert_eq!(world.call(id, 0, close), ok);
-    assert_eq!(world.ending(id), Some(Ending::Eof));
-    assert!(!world.state.has_queue("mine"));
+fn the_clients_close_is_answered_and_rabbitmq_leaves_the_socket_to_the_client() {
+    for (mut world, after) in [(rabbit(), 30), (lavin(), 0)] {
+        let id = world.client();
+        let mine = queue::Declare { queue: "mine".into(), exclusive: true, ..Default::default() };
+        world.declare(id, mine);
+        let close = conn(connection::AMQPMethod::Close(connection::Close::default()));
+        let ok = conn(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+        assert_eq!(world.call(id, 0, close), ok);
+        assert!(!world.state.has_queue("mine"));
+        assert_eq!(world.ending(id).is_some(), after == 0);
+        // The client's end of the socket must be noticed meanwhile.
+        assert!(world.state.wants_input(id));
+        world.send(id, 1, qos(1));
+        world.pass(Duration::from_secs(after));
+        assert!(world.ending(id).is_some());
+        assert_eq!(world.got(id), []);
+    }
 }
 
 #[test]
@@ -338,11 +343,16 @@ fn output_that_nobody_takes_stops_deliveries_and_then_reading() {
         world.send(id, 1, qos(1));
     }
     assert!(!world.state.wants_input(id));
+    while world.state.poll_changed().is_some() {}
+    let (_, first_frame) = wire::decode(world.state.output(id), u32::MAX).unwrap().unwrap();
+    world.state.consume_output(id, first_frame, world.now);
+    assert_eq!(world.state.poll_changed(), Some(id), "it is to be read again");
+    assert!(world.state.wants_input(id));
     let mut delivered = 0;
     for _ in 0..10 {
         delivered += deliveries(&world.got(id)).len();
     }
-    assert_eq!(delivered, 50, "the rest came as room was made");
+    assert_eq!(delivered, 49, "the rest came as room was made");
     assert!(world.state.wants_input(id));
 }
 

@@ -577,3 +577,34 @@ fn the_log_counts_publishes_in_a_row() {
     world.state.disconnect(id, world.now);
     assert_eq!(world.state.log(id), log, "it outlives the connection");
 }
+
+#[test]
+fn f33_replies_can_come_late_out_of_order_or_never() {
+    let mut world = lavin();
+    let id = world.client();
+    world.state.hold_replies();
+    let declare = |name| queue(queue::AMQPMethod::Declare(durable(name)));
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        world.send(id, 1, declare(name));
+    }
+    assert_eq!(world.got(id), []);
+    assert!(world.state.has_queue("f"), "they were obeyed");
+    world.state.release_replies(true, world.now);
+    let mut names: Vec<String> = world
+        .got(id)
+        .iter()
+        .map(|got| match got {
+            Got::Method(1, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) => {
+                ok.queue.as_str().to_owned()
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(!names.is_sorted(), "{names:?}");
+    names.sort();
+    assert_eq!(names.concat(), "abcdef");
+    world.state.hold_replies();
+    world.send(id, 1, declare("g"));
+    world.state.drop_replies();
+    assert!(matches!(world.call(id, 1, declare("h")), AMQPClass::Queue(_)));
+}

@@ -9,7 +9,7 @@ use crate::{
 
 /// Bytes of a header frame that are not the application's properties: frame header and end (8),
 /// class, weight and body size (12), and what the session may add (message id, `x-attempt`,
-/// `x-lavinmq-ref`). As `Session::check` has it.
+/// `x-lavinmq-ref`).
 const HEADER_OVERHEAD: usize = 8 + 12 + 33 + 64;
 
 /// The limits that a publish is checked against, without a session at hand.
