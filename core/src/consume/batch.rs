@@ -57,12 +57,14 @@ impl Batch {
         self.entries.is_empty()
     }
 
+    #[inline]
     fn slice(&self, from: u32, to: u32) -> &[u8] {
         self.data.get(from as usize..to as usize).unwrap_or_default()
     }
 
     /// The delivery tag. Tags within a batch are consecutive.
     #[must_use]
+    #[inline]
     pub fn tag(&self, index: usize) -> u64 {
         self.entries.get(index).map_or(0, |entry| entry.tag)
     }
@@ -75,6 +77,7 @@ impl Batch {
 
     /// The body.
     #[must_use]
+    #[inline]
     pub fn body(&self, index: usize) -> &[u8] {
         match (&self.large, self.entries.get(index)) {
             (Some(body), Some(_)) => body,

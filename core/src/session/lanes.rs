@@ -369,18 +369,25 @@ impl Session {
         else {
             return false;
         };
-        // Neighbours mostly belong to one producer: no allocation for it.
-        let mut last: Option<ProducerId> = None;
+        // Neighbours mostly belong to one producer, in places that follow each other.
+        let mut run: Option<(ProducerId, u64, u64)> = None;
         let mut others = Vec::new();
         let mut settled = 0;
         let result = lane.confirm(tag, multiple, |producer, place| {
             settled += 1;
-            if let Some(other) = last.replace(producer)
-                && other != producer
-            {
-                others.push(other);
+            match &mut run {
+                Some((same, _, last)) if *same == producer && *last + 1 == place => *last = place,
+                _ => {
+                    if let Some((other, first, last)) = run.replace((producer, place, place)) {
+                        self.confirm_run(other, first, last, nack);
+                        others.push(other);
+                    }
+                }
             }
-            self.confirm_one(producer, place, nack);
+        });
+        let last = run.map(|(producer, first, last)| {
+            self.confirm_run(producer, first, last, nack);
+            producer
         });
         if settled > 0 {
             lane.backoff.reset();
@@ -404,6 +411,18 @@ impl Session {
         }
         self.activate(l);
         true
+    }
+
+    fn confirm_run(&mut self, producer: ProducerId, first: u64, last: u64, nack: bool) {
+        let Some(p) = self.producers.get_mut(producer.0) else { return };
+        if nack || p.confirms_singly() {
+            for place in first..=last {
+                self.confirm_one(producer, place, nack);
+            }
+        } else {
+            p.finish_run(first, last);
+            self.mark_dirty(producer);
+        }
     }
 
     fn confirm_one(&mut self, producer: ProducerId, place: u64, nack: bool) {
@@ -451,8 +470,9 @@ impl Session {
 
     /// Fire-and-forget: written.
     fn sent(&mut self, producer: ProducerId, first: u64, last: u64) {
-        for place in first..=last {
-            self.finish(producer, place, &Outcome::Sent);
+        if let Some(p) = self.producers.get_mut(producer.0) {
+            p.finish_run(first, last);
+            self.mark_dirty(producer);
         }
         self.check_closed(producer);
         self.make_ready(producer);
