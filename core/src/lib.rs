@@ -1,4 +1,43 @@
-//! Sans-IO AMQP 0-9-1 client core.
+//! The core of an AMQP 0-9-1 client for LavinMQ and RabbitMQ: everything but sockets, time and threads.
+//!
+//! Applications use `lavinmq-tokio` or `lavinmq-smol`, which add those to it and export the rest.
+//! This crate alone is for event loops of one's own, for simulation and for fuzzing.
+//!
+//! # Promises, in this order
+//!
+//! 1. Every accepted message has exactly one reported outcome ([`Verdict`], or confirmed, or sent).
+//! 2. The broker is the bottleneck, never the client.
+//! 3. The whole behaviour can be replayed from a seed.
+//!
+//! # The run loop
+//!
+//! [`session::Session`] is a pure state machine. Whoever drives it makes one call that tells it
+//! something (`handle_*`), or asks it for something, and then drains every output (`poll_*`,
+//! `transmit`). Its type says which methods are which. `examples/blocking.rs` is a whole driver on
+//! a blocking socket, in about a hundred lines; [`Driver`] is the one that the runtime crates spawn.
+//!
+//! Modules import only from those listed before them: `config`, `error`, `event`, `stats`, `uri`,
+//! [`wire`], `time`, timers and backoff, the connection, [`publish`], [`consume`], the topology,
+//! [`session`], [`client`], [`driver`]. Clocks, locks and wakers exist in the last two only;
+//! `clippy.toml` sees to it.
+//!
+//! # Glossary
+//!
+//! | word | meaning |
+//! |---|---|
+//! | accepted | taken by `publish`: has exactly one outcome from then on |
+//! | buffer, queue | a producer's messages that were never encoded; they can be evicted and expire |
+//! | window | what is encoded and not settled; sent again, from its start, when its channel is lost |
+//! | sequence | a message's number within its producer, from 1, drawn at acceptance |
+//! | place | a message's position in the window; it never changes |
+//! | settled | of a message: has its outcome; of a delivery: acked, requeued or rejected |
+//! | verdict | an outcome that is neither confirmed nor sent |
+//! | hand-over | the lock-free queue from publishing threads to the driver |
+//! | lane | the channel that producers publish through, across its re-openings |
+//! | generation | the number of one opening of a consumer's channel; older deliveries are stale |
+//! | batch | deliveries that arrived in one read, sharing one allocation |
+//! | turn | one pass of the driver over everything |
+//! | loss | why a connection ended |
 
 mod arena;
 mod backoff;
@@ -21,6 +60,8 @@ mod topology;
 pub mod uri;
 pub mod wire;
 
+/// The values of headers and arguments, as amq-protocol has them.
+pub use amq_protocol::types;
 pub use client::{
     Acker, BoxError, Client, Confirm, Connect, Consumer, ConsumerBuilder, ConsumerHandle, Delivery,
     Events, FireAndForget, Flush, Health, Kind, Manual, Mode, NoAck, OnFailure, Options, Producer,
@@ -36,3 +77,31 @@ pub use message::{Message, Properties};
 pub use session::Report;
 pub use stats::{ConsumerStats, ProducerStats, Stats};
 pub use time::Time;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn sends<T: Send + 'static>() {}
+    const fn shares<T: Send + Sync + Unpin + 'static>() {}
+
+    #[test]
+    fn handles_go_where_applications_take_them() {
+        shares::<Client>();
+        shares::<Producer<Confirm>>();
+        shares::<Producer<FireAndForget>>();
+        shares::<Options>();
+        shares::<Queue>();
+        shares::<Received>();
+        shares::<Delivery>();
+        shares::<ConsumerHandle>();
+        shares::<Consumer<Manual>>();
+        shares::<Consumer<NoAck>>();
+        shares::<Events>();
+        shares::<Receipt>();
+        sends::<Connect>();
+        sends::<ProducerBuilder<Confirm>>();
+        sends::<ConsumerBuilder<Manual>>();
+        sends::<QueueBuilder>();
+    }
+}

@@ -92,6 +92,11 @@ impl Topology {
         self.queues.iter().all(|queue| queue.standing || *queue.name != *name)
     }
 
+    /// Whether only the connection that declared it may use it.
+    pub(crate) fn is_exclusive(&self, name: &str) -> bool {
+        self.queues.iter().any(|queue| queue.config.exclusive && *queue.name == *name)
+    }
+
     pub(crate) fn find_mut(&mut self, name: &str) -> Option<&mut Recorded> {
         self.queues.iter_mut().find(|queue| *queue.name == *name)
     }

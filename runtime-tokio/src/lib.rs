@@ -102,3 +102,8 @@ fn spawn(options: Options, first: FirstConnect) -> Result<Client, ConnectError> 
     handle.spawn(driver);
     Ok(client)
 }
+
+/// The README's code, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,1 +1,3 @@
-//! Simulator, oracle and suites
+//! Simulator, oracle and suites.
+
+pub mod sim;

@@ -97,8 +97,8 @@ pub enum OnFailure {
 /// without acks, where a full one pauses reading from the connection that the client's no-ack
 /// consumers share.
 ///
-/// Dropping it closes it, without waiting: what was not handed over is requeued, and so is what the
-/// application holds, unless it is settled before the channel closes. A consumer keeps its client
+/// Dropping it closes it, without waiting: what was not handed over is requeued. What the application
+/// holds can still be settled for a while (`deadlines.shutdown`, 30 s). A consumer keeps its client
 /// alive; its deliveries do not.
 #[must_use = "a consumer that is dropped is closed"]
 pub struct Consumer<K: Kind> {
@@ -143,8 +143,7 @@ impl<K: Kind> Consumer<K> {
         let max = max.max(1);
         self.shared.reset_linger();
         poll_fn(|cx| {
-            // An outdated rest does not count.
-            let held = self.current().map_or(0, |parcel| parcel.batch.len()) - self.index;
+            let held = self.held();
             self.shared.poll_enough(cx, held, max, linger)
         })
         .await;
@@ -159,15 +158,19 @@ impl<K: Kind> Consumer<K> {
         if items.is_empty() { Some(vec![self.next().await?]) } else { Some(items) }
     }
 
-    /// The batch that is being handed out, unless it became stale.
-    fn current(&mut self) -> Option<&Arc<Parcel>> {
-        if let Some(parcel) = self.current.take_if(|parcel| !self.shared.is_current(parcel)) {
-            self.shared.hand_back(&parcel.batch, self.index);
+    /// How much is left of the batch that is being handed out, unless it became stale.
+    fn held(&mut self) -> usize {
+        if self.current.as_ref().is_some_and(|parcel| !self.shared.is_current(parcel)) {
+            self.drop_current();
         }
-        if self.current.is_none() {
-            self.index = 0;
-        }
-        self.current.as_ref()
+        self.current.as_ref().map_or(0, |parcel| parcel.batch.len() - self.index)
+    }
+
+    /// Nothing more of this batch is handed out. The broker delivers the rest again.
+    fn drop_current(&mut self) {
+        self.current = None;
+        self.index = 0;
+        self.shared.hand_back_current();
     }
 
     /// Why the stream ended; `None` while it goes on.
@@ -182,10 +185,11 @@ impl<K: Kind> Consumer<K> {
         ConsumerHandle { shared: Arc::clone(&self.shared), link: Arc::clone(self.hold.link()) }
     }
 
-    /// Cancels the subscription, and waits until what was settled is written.
+    /// Cancels the subscription, and waits until every delivery that the application holds is
+    /// settled and that is written, at most for `deadlines.shutdown` (30 s). After that the broker
+    /// requeues what is left, which the report counts.
     ///
-    /// What was not handed over is requeued. So is what the application still holds and does not
-    /// settle before: the report counts it. Without acks, what is queued stays and can still be read.
+    /// What was not handed over is requeued. Without acks, what is queued stays and can still be read.
     ///
     /// # Cancel safety
     ///
@@ -195,11 +199,8 @@ impl<K: Kind> Consumer<K> {
         poll_fn(|cx| self.shared.poll_ended(cx)).await
     }
 
-    fn begin_close(&mut self) {
-        let asks = self.shared.begin_close();
-        // Not current any more: what is left of it is handed back.
-        self.current();
-        if asks {
+    fn begin_close(&self) {
+        if self.shared.begin_close() {
             self.hold.link().request(Control::CloseConsumer { consumer: self.shared.id() });
         }
     }
@@ -217,8 +218,8 @@ impl Consumer<Manual> {
     /// threads.
     ///
     /// `Ok` acks. After `Err` or a panic (caught, counted, and reported as an event) the delivery is
-    /// requeued later, or rejected: see [`OnFailure`]. After [`ConsumerHandle::stop`], handlers that
-    /// have begun are finished, and the consumer is closed.
+    /// requeued later, or rejected: see [`OnFailure`]. After [`ConsumerHandle::stop`], or when the
+    /// client is closed, handlers that have begun are finished.
     ///
     /// # Cancel safety
     ///
@@ -319,13 +320,13 @@ impl<K: Kind> Stream for Consumer<K> {
                         this.index += 1;
                         Some(Arc::clone(parcel))
                     };
+                    this.shared.set_shown(index + 1);
                     return Poll::Ready(
                         item.map(|parcel| K::item(sealed::ParcelRef(parcel), index)),
                     );
                 }
-                this.current();
+                this.drop_current();
             }
-            this.index = 0;
             match this.shared.poll_parcel(cx) {
                 Poll::Ready(Some(parcel)) => this.current = Some(parcel),
                 Poll::Ready(None) => return Poll::Ready(None),
@@ -365,13 +366,11 @@ pub struct ConsumerHandle {
 }
 
 impl ConsumerHandle {
-    /// Ends the stream. What the application holds can still be settled: the channel closes with the
-    /// [`Consumer`], which also requeues what was not handed over. A stopped [`Consumer::run`]
-    /// finishes the handlers that have begun.
-    ///
-    /// Without acks there is nothing to settle: it closes at once, and what is queued can be read.
+    /// Begins to close the consumer, without waiting: its stream ends, and what was not handed over is
+    /// requeued. What the application holds can still be settled; a [`Consumer::run`] finishes the
+    /// handlers that have begun. Without acks, what is queued can still be read.
     pub fn stop(&self) {
-        if self.shared.is_no_ack() { self.begin_close() } else { self.shared.stop() }
+        self.begin_close();
     }
 
     /// Closes the consumer, as [`Consumer::close`] does.

@@ -44,6 +44,8 @@ pub(crate) struct ConsumerShared {
     /// The stream of a consumer that settles ends here, whatever is still queued.
     stopped: AtomicBool,
     inbox: Mutex<Inbox>,
+    /// How many deliveries of the batch that is being handed out were.
+    shown: AtomicU64,
     settles: Mutex<Settles>,
     /// Bytes that left a no-ack queue, and that the driver has not heard of.
     consumed: AtomicU64,
@@ -56,8 +58,10 @@ struct Inbox {
     parcels: VecDeque<Arc<Parcel>>,
     /// Deliveries in them.
     queued: usize,
-    /// The application closed it: what comes from now on is not for it any more.
-    closing: bool,
+    /// The batch that the consumer is handing out.
+    current: Option<SettleRun>,
+    /// It is closing, and why: what the application has not seen is handed back.
+    closing: Option<EndReason>,
     ended: Option<(EndReason, Report)>,
     stream: Option<Waker>,
     /// Who waits for the end.
@@ -73,6 +77,16 @@ enum Linger {
     Asked(Duration),
     Running,
     Over,
+}
+
+/// All of a batch, to be requeued: its tags are consecutive.
+fn whole(batch: &Batch) -> SettleRun {
+    SettleRun {
+        generation: batch.generation(),
+        first: batch.tag(0),
+        last: batch.tag(batch.len().saturating_sub(1)),
+        settlement: Settlement::Requeue,
+    }
 }
 
 impl ConsumerShared {
@@ -91,6 +105,7 @@ impl ConsumerShared {
             valid_from: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             inbox: Mutex::default(),
+            shown: AtomicU64::new(0),
             settles: Mutex::default(),
             consumed: AtomicU64::new(0),
             listed: AtomicBool::new(false),
@@ -136,10 +151,6 @@ impl ConsumerShared {
         self.id
     }
 
-    pub(crate) const fn is_no_ack(&self) -> bool {
-        self.no_ack
-    }
-
     /// Whether the stream hands out nothing more, for an application that settles deliveries.
     #[inline]
     pub(crate) fn is_stopped(&self) -> bool {
@@ -163,6 +174,10 @@ impl ConsumerShared {
         }
         if let Some(parcel) = inbox.parcels.pop_front() {
             inbox.queued -= parcel.batch.len();
+            if !self.no_ack {
+                inbox.current = Some(whole(&parcel.batch));
+                self.shown.store(0, Ordering::Relaxed);
+            }
             return Poll::Ready(Some(parcel));
         }
         if inbox.ended.is_some() {
@@ -211,7 +226,7 @@ impl ConsumerShared {
     /// The last delivery of a batch was handed out.
     pub(crate) fn finished(&self, batch: &Batch) {
         if self.no_ack {
-            self.count_consumed(batch.body_len() as u64);
+            self.count_consumed(batch.weight());
         }
     }
 
@@ -222,54 +237,37 @@ impl ConsumerShared {
         }
     }
 
-    /// Ends the stream of an application that settles deliveries. What is in hand can be settled.
-    pub(crate) fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
-        let waker = lock(&self.inbox).stream.take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    /// Stops, and hands back what the application has not seen (s48). Returns whether it was the
-    /// first to do so; then the driver has to be asked.
+    /// Closes, and hands back what the application has not seen. Returns whether it was the first to do so; then the driver has to be asked.
     ///
     /// What a no-ack consumer has queued stays, since nobody else will get it; but it no longer
     /// makes the connection wait.
     pub(crate) fn begin_close(&self) -> bool {
-        let first = self.close_inbox();
+        let (first, stream) = self.hand_back_all(EndReason::Closed);
+        stream.into_iter().for_each(Waker::wake);
         first && self.link.is_some()
     }
 
-    /// The session closes the consumer: hands back what the application has not seen.
-    pub(crate) fn close_inbox(&self) -> bool {
-        self.stop();
-        let mut inbox = lock(&self.inbox);
-        let first = !std::mem::replace(&mut inbox.closing, true);
-        if self.no_ack {
-            if first {
-                let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.body_len() as u64).sum();
-                drop(inbox);
-                self.count_consumed(bytes);
-            }
-        } else {
-            let unseen = std::mem::take(&mut inbox.parcels);
-            inbox.queued = 0;
-            drop(inbox);
-            for parcel in unseen {
-                self.hand_back(&parcel.batch, 0);
-            }
-        }
-        first
+    /// So many deliveries of the batch taken last were handed out.
+    #[inline]
+    pub(crate) fn set_shown(&self, shown: usize) {
+        // A driver that hands back the rest at this very moment may take one too many: the broker
+        // delivers it again, and the one handed out answers that it is settled already.
+        self.shown.store(shown as u64, Ordering::Release);
     }
 
-    /// Requeues the deliveries of a batch from `index` on: the application never saw them.
-    pub(crate) fn hand_back(&self, batch: &Batch, index: usize) {
-        if self.no_ack {
-            return;
+    /// The rest of the batch taken last was never seen by the application, nor will be.
+    pub(crate) fn hand_back_current(&self) {
+        let current = lock(&self.inbox).current.take();
+        if let Some(run) = current {
+            let first = run.first + self.shown.load(Ordering::Acquire);
+            self.requeue(SettleRun { first, ..run });
         }
-        for index in index..batch.len() {
-            self.settle(batch.generation(), batch.tag(index), Settlement::Requeue, false);
+    }
+
+    fn requeue(&self, run: SettleRun) {
+        if run.first <= run.last && run.generation >= self.valid_from.load(Ordering::Acquire) {
+            lock(&self.settles).note_run(run);
+            self.list();
         }
     }
 
@@ -278,7 +276,8 @@ impl ConsumerShared {
         let inbox = lock(&self.inbox);
         match &inbox.ended {
             Some((reason, _)) => Some(reason.clone()),
-            None => self.is_stopped().then_some(EndReason::Closed),
+            None if self.is_stopped() => Some(inbox.closing.clone().unwrap_or(EndReason::Closed)),
+            None => None,
         }
     }
 
@@ -313,17 +312,43 @@ impl ConsumerShared {
             if batch.generation() < self.valid_from.load(Ordering::Relaxed) {
                 return None;
             }
-            if inbox.closing {
+            if inbox.closing.is_some() {
                 drop(inbox);
-                self.hand_back(&batch, 0);
+                self.requeue(whole(&batch));
                 return None;
             }
-        } else if inbox.closing {
-            self.consumed.fetch_add(batch.body_len() as u64, Ordering::AcqRel);
+        } else if inbox.closing.is_some() {
+            self.consumed.fetch_add(batch.weight(), Ordering::AcqRel);
         }
         inbox.queued += batch.len();
         inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));
         inbox.stream.take()
+    }
+
+    /// The consumer closes for this reason: what the application has not seen is handed back, and
+    /// its stream ends. Returns whether that is news, and whom to wake.
+    pub(crate) fn hand_back_all(&self, reason: EndReason) -> (bool, Option<Waker>) {
+        self.stopped.store(true, Ordering::Release);
+        let mut inbox = lock(&self.inbox);
+        let stream = inbox.stream.take();
+        let first = inbox.closing.is_none();
+        inbox.closing.get_or_insert(reason);
+        if self.no_ack {
+            let bytes = inbox.parcels.iter().map(|parcel| parcel.batch.weight()).sum();
+            drop(inbox);
+            if first {
+                self.count_consumed(bytes);
+            }
+        } else {
+            let unseen = std::mem::take(&mut inbox.parcels);
+            inbox.queued = 0;
+            drop(inbox);
+            self.hand_back_current();
+            for parcel in &unseen {
+                self.requeue(whole(&parcel.batch));
+            }
+        }
+        (first, stream)
     }
 
     /// The channel of all older generations is gone. What the application has not seen of them is
@@ -376,7 +401,7 @@ impl ConsumerShared {
         lock(&self.inbox).queued as u64
     }
 
-    /// No delivery follows. `abandoned` deliveries had not been settled.
+    /// No delivery follows. `abandoned` deliveries were not settled when its channel closed.
     pub(crate) fn end(&self, reason: EndReason, abandoned: u64, wakers: &mut Vec<Waker>) {
         lock(&self.settles).written(u64::MAX, wakers);
         let mut inbox = lock(&self.inbox);

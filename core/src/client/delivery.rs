@@ -50,12 +50,14 @@ impl Received {
         Self { parcel, index }
     }
 
+    #[inline]
     fn batch(&self) -> &Batch {
         &self.parcel.batch
     }
 
     /// The body.
     #[must_use]
+    #[inline]
     pub fn body(&self) -> &[u8] {
         self.batch().body(self.index)
     }
@@ -203,6 +205,7 @@ macro_rules! settles {
     ($($(#[$doc:meta])* $name:ident($settlement:ident, $through:literal);)*) => {
         impl Delivery {
             $($(#[$doc])*
+            #[inline]
             pub fn $name(self) -> Settle {
                 self.acker.$name()
             })*
@@ -210,6 +213,7 @@ macro_rules! settles {
 
         impl Acker {
             $($(#[$doc])*
+            #[inline]
             pub fn $name(mut self) -> Settle {
                 self.settled = true;
                 self.settle(Settlement::$settlement, $through)
@@ -249,7 +253,7 @@ impl Delivery {
     /// [`Settle::Queued`] and goes nowhere.
     #[cfg(any(test, feature = "test-util"))]
     pub fn for_test(body: impl AsRef<[u8]>) -> Self {
-        let batch = Arc::new(Batch::for_test(1, 1, &[body.as_ref()]));
+        let batch = Arc::new(Batch::single(1, 1, "", &[0, 0], body.as_ref()));
         Self::new(Arc::new(Parcel { batch, consumer: ConsumerShared::detached() }), 0)
     }
 }
@@ -257,6 +261,7 @@ impl Delivery {
 impl Deref for Delivery {
     type Target = Received;
 
+    #[inline]
     fn deref(&self) -> &Received {
         &self.acker.received
     }
@@ -277,6 +282,7 @@ impl Acker {
 }
 
 impl Drop for Acker {
+    #[inline]
     fn drop(&mut self) {
         if !self.settled && !self.received.parcel.consumer.holds_on_drop() {
             self.settle(Settlement::RequeueLater, false);

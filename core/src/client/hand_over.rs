@@ -7,6 +7,8 @@
 #![expect(clippy::disallowed_types, reason = "publishers and the driver share it")]
 
 use std::{
+    collections::VecDeque,
+    mem,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -18,6 +20,7 @@ use std::{
 use crossbeam_queue::SegQueue;
 
 use super::{
+    account::{self, Account},
     sync::lock,
     waiters::{Amount, Line, Refusal, Turn},
 };
@@ -33,17 +36,6 @@ use crate::{
 /// Messages over capacity that a `DropOldest` producer hands over before the session, which evicts
 /// as many, has taken them.
 pub(crate) const BURST: u64 = 1024;
-
-/// The word of what was ever accepted: `[slow: 1 | messages: 27 | bytes: 36]`, both modulo.
-const BYTES_BITS: u32 = 36;
-const BYTES_MASK: u64 = (1 << BYTES_BITS) - 1;
-const MESSAGES_MASK: u64 = (1 << 27) - 1;
-/// Newcomers take the slow path.
-const SLOW: u64 = 1 << 63;
-
-/// The largest capacities: half of what the word can tell apart.
-const MAX_MESSAGES: u64 = MESSAGES_MASK / 2;
-const MAX_BYTES: u64 = BYTES_MASK / 2;
 
 /// What became of an attempt to be admitted.
 #[derive(Debug)]
@@ -79,35 +71,36 @@ pub(crate) struct HandOver {
     refuse_offline: bool,
     timeout: Option<Duration>,
 
-    accepted: AtomicU64,
+    account: Account,
+    may_evict: AtomicBool,
     queue: SegQueue<Accepted>,
     /// What was pushed and not taken, evicted messages included. Below zero for a moment when the
     /// driver is faster than the push that it serves.
     pending: AtomicI64,
 
-    /// What has left both stages; written under the lock only. Whoever reads these before
-    /// `accepted`, and then swaps `accepted`, can only overestimate what is queued.
-    left: AtomicU64,
-    left_bytes: AtomicU64,
-    may_evict: AtomicBool,
-
     /// What the driver has taken, evicted messages included; written by the driver only.
     taken: AtomicU64,
     taken_bytes: AtomicU64,
 
-    /// Accepted, evicted here, and still to be reported by the session.
-    evicted: SegQueue<Accepted>,
-    evicted_messages: AtomicU64,
-    evicted_bytes: AtomicU64,
+    /// Whether `Slow::evicted` holds something.
+    has_evicted: AtomicBool,
+    slow: Mutex<Slow>,
+}
 
-    line: Mutex<Line>,
+/// What the slow path works on.
+#[derive(Debug, Default)]
+struct Slow {
+    line: Line,
+    /// Accepted, evicted here, and still to be reported by the session.
+    evicted: VecDeque<Accepted>,
+    evicted_bytes: u64,
 }
 
 impl HandOver {
     pub(crate) fn new(config: &ProducerConfig) -> Self {
         let capacity = Amount {
-            messages: (config.buffer_size as u64).clamp(1, MAX_MESSAGES),
-            bytes: (config.buffer_bytes as u64).clamp(1, MAX_BYTES),
+            messages: (config.buffer_size as u64).clamp(1, account::MAX.messages),
+            bytes: (config.buffer_bytes as u64).clamp(1, account::MAX.bytes),
         };
         Self {
             capacity,
@@ -115,18 +108,14 @@ impl HandOver {
             policy: config.policy,
             refuse_offline: config.when_offline == WhenOffline::Fail,
             timeout: config.publish_timeout,
-            accepted: AtomicU64::new(0),
+            account: Account::default(),
+            may_evict: AtomicBool::new(false),
             queue: SegQueue::new(),
             pending: AtomicI64::new(0),
-            left: AtomicU64::new(0),
-            left_bytes: AtomicU64::new(0),
-            may_evict: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             taken_bytes: AtomicU64::new(0),
-            evicted: SegQueue::new(),
-            evicted_messages: AtomicU64::new(0),
-            evicted_bytes: AtomicU64::new(0),
-            line: Mutex::default(),
+            has_evicted: AtomicBool::new(false),
+            slow: Mutex::default(),
         }
     }
 
@@ -137,13 +126,12 @@ impl HandOver {
 
     /// What both stages hold now.
     pub(crate) fn queued(&self) -> Amount {
-        self.read().1
+        self.account.read().queued
     }
 
     /// Messages ever accepted.
     pub(crate) fn accepted(&self) -> u64 {
-        let (left, queued) = self.read();
-        left + queued.messages
+        self.account.read().accepted
     }
 
     // ---- publishing -----------------------------------------------------------------------------
@@ -152,44 +140,45 @@ impl HandOver {
     /// number; the caller must push it then.
     #[inline]
     pub(crate) fn admit(&self, bytes: u64) -> Option<u64> {
-        self.claim(|word, queued| word & SLOW == 0 && self.fits(queued, bytes), bytes)
+        self.account.claim(bytes, |now| !now.slow && self.fits(now.queued, bytes))
     }
 
     /// Admits, refuses or queues up a message that [`HandOver::admit`] did not admit.
     #[cold]
     pub(crate) fn admit_slowly(&self, bytes: u64, attempt: Attempt<'_>) -> Admission {
         let mut wakers = Vec::new();
-        let mut line = lock(&self.line);
+        let mut slow = lock(&self.slow);
         let waker = match attempt {
             Attempt::Try => None,
             Attempt::Await(waker) => Some(waker),
             Attempt::AfterYield(waker) => {
-                line.yielding -= 1;
+                slow.line.yielding -= 1;
                 Some(waker)
             }
         };
-        let refusal = if line.closed {
+        let refusal = if slow.line.closed {
             Refusal::Closed
-        } else if let Some(state) = &line.offline {
+        } else if let Some(state) = &slow.line.offline {
             Refusal::Offline(state.clone())
         } else {
-            if !line.is_occupied()
-                && let Some(sequence) = self.claim(|_, queued| self.fits(queued, bytes), bytes)
+            if !slow.line.is_occupied()
+                && let Some(sequence) =
+                    self.account.claim(bytes, |now| self.fits(now.queued, bytes))
             {
                 return Admission::Accepted(sequence);
             }
             match (self.policy, waker) {
                 (BufferPolicy::DropOldest, None) => {
-                    if let Some(sequence) = self.evict_for(bytes) {
+                    if let Some(sequence) = self.evict_for(bytes, &mut slow) {
                         return Admission::Accepted(sequence);
                     }
                 }
                 (BufferPolicy::Block | BufferPolicy::DropOldest, Some(waker)) => {
-                    let (ticket, first) = line.join(bytes, waker.clone());
-                    self.mark(&line);
+                    let (ticket, first) = slow.line.join(bytes, waker.clone());
+                    self.mark(&slow.line);
                     // Those in front hold grants only, perhaps.
-                    self.grant(&mut line, &mut wakers);
-                    drop(line);
+                    self.grant(&mut slow.line, &mut wakers);
+                    drop(slow);
                     wakers.into_iter().for_each(Waker::wake);
                     return Admission::Waiting { ticket, tell: first && self.timeout.is_some() };
                 }
@@ -197,19 +186,23 @@ impl HandOver {
             }
             Refusal::Full
         };
-        line.counts.count(&refusal);
+        slow.line.counts.count(&refusal);
         Admission::Refused(refusal)
     }
 
     /// A future in line looks after its place.
     #[cold]
     pub(crate) fn poll_place(&self, ticket: u64, waker: &Waker) -> Admission {
-        let mut line = lock(&self.line);
-        match line.poll(ticket, waker) {
-            Turn::Wait => Admission::Waiting { ticket, tell: false },
+        let mut slow = lock(&self.slow);
+        match slow.line.poll(ticket, waker) {
+            Turn::Wait(old) => {
+                drop(slow);
+                drop(old);
+                Admission::Waiting { ticket, tell: false }
+            }
             Turn::Granted(bytes) => {
                 let sequence = self.claim_anyway(bytes);
-                self.mark(&line);
+                self.mark(&slow.line);
                 Admission::Accepted(sequence)
             }
             Turn::Refused(refusal) => Admission::Refused(refusal),
@@ -220,30 +213,30 @@ impl HandOver {
     #[cold]
     pub(crate) fn leave(&self, ticket: u64) {
         let mut wakers = Vec::new();
-        let mut line = lock(&self.line);
-        let own = line.leave(ticket);
-        self.grant(&mut line, &mut wakers);
-        self.mark(&line);
-        drop(line);
+        let mut slow = lock(&self.slow);
+        let own = slow.line.leave(ticket);
+        self.grant(&mut slow.line, &mut wakers);
+        self.mark(&slow.line);
+        drop(slow);
         drop(own);
         wakers.into_iter().for_each(Waker::wake);
     }
 
     /// A future begins its fairness yield.
     pub(crate) fn begin_yield(&self) {
-        lock(&self.line).yielding += 1;
+        lock(&self.slow).line.yielding += 1;
     }
 
     /// A future was dropped at its fairness yield.
     pub(crate) fn cancel_yield(&self) {
-        let mut line = lock(&self.line);
-        line.yielding -= 1;
-        line.counts.cancelled += 1;
+        let mut slow = lock(&self.slow);
+        slow.line.yielding -= 1;
+        slow.line.counts.cancelled += 1;
     }
 
     /// A message over a limit was refused.
     pub(crate) fn count_invalid(&self) {
-        lock(&self.line).counts.refused_invalid += 1;
+        lock(&self.slow).line.counts.refused_invalid += 1;
     }
 
     /// Hands over what was accepted. `true`: the hand-over was empty, so the driver must be told.
@@ -270,18 +263,18 @@ impl HandOver {
     }
 
     /// Takes what was evicted here. Call it before `take`: these are older.
-    pub(crate) fn take_evicted(&self, mut each: impl FnMut(Accepted)) {
-        let mut sum = Amount::default();
-        while let Some(accepted) = self.evicted.pop() {
-            sum.messages += 1;
-            sum.bytes += accepted.message.body().len() as u64;
-            each(accepted);
+    pub(crate) fn take_evicted(&self, each: impl FnMut(Accepted)) {
+        if !self.has_evicted.load(Ordering::Acquire) {
+            return;
         }
-        if sum.messages > 0 {
-            self.evicted_messages.fetch_sub(sum.messages, Ordering::Relaxed);
-            self.evicted_bytes.fetch_sub(sum.bytes, Ordering::Relaxed);
-            self.took(sum);
-        }
+        let mut slow = lock(&self.slow);
+        let evicted = mem::take(&mut slow.evicted);
+        let bytes = mem::take(&mut slow.evicted_bytes);
+        self.has_evicted.store(false, Ordering::Release);
+        drop(slow);
+        let messages = evicted.len() as u64;
+        evicted.into_iter().for_each(each);
+        self.took(Amount { messages, bytes });
     }
 
     /// Whether everything that was accepted has been taken.
@@ -298,52 +291,31 @@ impl HandOver {
         state: impl FnOnce() -> Arc<State>,
     ) -> Vec<Waker> {
         let mut wakers = Vec::new();
-        let mut line = lock(&self.line);
-        self.add_left(left);
+        let mut slow = lock(&self.slow);
+        self.account.leave(left);
         let may_evict = flow.may_evict && self.policy == BufferPolicy::DropOldest;
         self.may_evict.store(may_evict, Ordering::Relaxed);
         if self.refuse_offline {
-            if !flow.offline {
-                line.offline = None;
-            } else if line.offline.is_none() {
-                self.go_offline(&mut line, state(), &mut wakers);
+            slow.line.offline = flow.offline.then(state);
+            if let Some(state) = slow.line.offline.clone() {
+                slow.line.refuse_all(&Refusal::Offline(state), &mut wakers);
             }
         }
-        self.grant(&mut line, &mut wakers);
-        self.mark(&line);
-        drop(line);
-        wakers
-    }
-
-    /// There is no connection (and the state is this), or there is one again. Matters with
-    /// `when_offline(Fail)` only.
-    pub(crate) fn offline(&self, state: Option<Arc<State>>) -> Vec<Waker> {
-        let mut wakers = Vec::new();
-        if self.refuse_offline {
-            let mut line = lock(&self.line);
-            match state {
-                Some(state) => self.go_offline(&mut line, state, &mut wakers),
-                None => line.offline = None,
-            }
-            self.mark(&line);
-        }
+        self.grant(&mut slow.line, &mut wakers);
+        self.mark(&slow.line);
+        drop(slow);
         wakers
     }
 
     /// Ends admission for good. What was accepted stays, to be taken.
     pub(crate) fn close(&self) -> Vec<Waker> {
         let mut wakers = Vec::new();
-        let mut line = lock(&self.line);
-        line.closed = true;
-        line.refuse_all(&Refusal::Closed, &mut wakers);
-        self.mark(&line);
-        drop(line);
+        let mut slow = lock(&self.slow);
+        slow.line.closed = true;
+        slow.line.refuse_all(&Refusal::Closed, &mut wakers);
+        self.mark(&slow.line);
+        drop(slow);
         wakers
-    }
-
-    /// Whether admission has ended.
-    pub(crate) fn is_closed(&self) -> bool {
-        lock(&self.line).closed
     }
 
     /// Sets the deadlines of those who came since the last call, and ends the waiting of those
@@ -351,87 +323,53 @@ impl HandOver {
     pub(crate) fn expire(&self, now: Time) -> Vec<Waker> {
         let mut wakers = Vec::new();
         if let Some(timeout) = self.timeout {
-            let mut line = lock(&self.line);
-            line.stamp(now + timeout);
-            line.expire(now, self.policy == BufferPolicy::DropOldest, &mut wakers);
-            self.grant(&mut line, &mut wakers);
-            self.mark(&line);
+            let mut slow = lock(&self.slow);
+            slow.line.stamp(now + timeout);
+            slow.line.expire(now, self.policy == BufferPolicy::DropOldest, &mut wakers);
+            self.grant(&mut slow.line, &mut wakers);
+            self.mark(&slow.line);
         }
         wakers
     }
 
     /// The earliest deadline of those in line.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.timeout.and_then(|_| lock(&self.line).next_deadline())
+        self.timeout.and_then(|_| lock(&self.slow).line.next_deadline())
     }
 
     /// Completes the session's half of the account. What is handed over and not taken yet counts as
     /// accepted and queued. Only the driver may call it, after giving the session all that it took.
     pub(crate) fn snapshot(&self, mut stats: ProducerStats) -> ProducerStats {
-        let line = lock(&self.line);
-        let word = self.accepted.load(Ordering::Acquire);
-        let left = self.left.load(Ordering::Relaxed);
-        let accepted = left + since(word, Amount { messages: left, bytes: 0 }).messages;
-        let handed = accepted - self.taken.load(Ordering::Relaxed);
-        let handed_bytes = word.wrapping_sub(self.taken_bytes.load(Ordering::Relaxed)) & BYTES_MASK;
+        let slow = lock(&self.slow);
+        let handed = self.account.read().accepted - self.taken.load(Ordering::Relaxed);
+        let handed_bytes = self.account.bytes_since(self.taken_bytes.load(Ordering::Relaxed));
         stats.accepted += handed;
         stats.queued += handed;
         stats.queued_bytes += handed_bytes;
-        stats.waiting = line.waiting();
-        stats.refused_full = line.counts.refused_full;
-        stats.refused_closed = line.counts.refused_closed;
-        stats.refused_offline = line.counts.refused_offline;
-        stats.refused_invalid = line.counts.refused_invalid;
-        stats.timed_out = line.counts.timed_out;
-        stats.cancelled = line.counts.cancelled;
-        drop(line);
+        stats.waiting = slow.line.waiting();
+        stats.refused_full = slow.line.counts.refused_full;
+        stats.refused_closed = slow.line.counts.refused_closed;
+        stats.refused_offline = slow.line.counts.refused_offline;
+        stats.refused_invalid = slow.line.counts.refused_invalid;
+        stats.timed_out = slow.line.counts.timed_out;
+        stats.cancelled = slow.line.counts.cancelled;
+        drop(slow);
         stats.offered = stats.offered_terms();
         stats
     }
 
-    // ---- the account ----------------------------------------------------------------------------
-
-    /// Reads what has left, and what is queued (or a little more).
-    #[inline]
-    fn read(&self) -> (u64, Amount) {
-        let left = Amount {
-            messages: self.left.load(Ordering::Acquire),
-            bytes: self.left_bytes.load(Ordering::Acquire),
-        };
-        (left.messages, since(self.accepted.load(Ordering::Acquire), left))
+    /// Lets the account begin elsewhere than at zero.
+    #[cfg(test)]
+    pub(crate) fn start_at(&self, start: Amount) {
+        self.account.start_at(start);
+        self.taken.store(start.messages, Ordering::SeqCst);
+        self.taken_bytes.store(start.bytes, Ordering::SeqCst);
     }
 
-    /// Counts a message as accepted if `admits` says so, given the word and what is queued.
-    #[inline]
-    fn claim(&self, admits: impl Fn(u64, Amount) -> bool, bytes: u64) -> Option<u64> {
-        loop {
-            // In this order: what has left was accepted before.
-            let left = Amount {
-                messages: self.left.load(Ordering::Acquire),
-                bytes: self.left_bytes.load(Ordering::Acquire),
-            };
-            let word = self.accepted.load(Ordering::Acquire);
-            let queued = since(word, left);
-            if !admits(word, queued) {
-                return None;
-            }
-            let next = (word & SLOW)
-                | (word.wrapping_add(1 << BYTES_BITS) & (MESSAGES_MASK << BYTES_BITS))
-                | (word.wrapping_add(bytes) & BYTES_MASK);
-            let swapped = self.accepted.compare_exchange_weak(
-                word,
-                next,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
-            if swapped.is_ok() {
-                return Some(left.messages + queued.messages + 1);
-            }
-        }
-    }
+    // ---- the rest is private --------------------------------------------------------------------
 
     fn claim_anyway(&self, bytes: u64) -> u64 {
-        self.claim(|_, _| true, bytes).unwrap_or_default()
+        self.account.claim(bytes, |_| true).unwrap_or_default()
     }
 
     /// Whether one more message of so many bytes is admitted. A `DropOldest` producer that may evict
@@ -448,34 +386,25 @@ impl HandOver {
             && queued.bytes < self.capacity.bytes + self.burst.bytes
     }
 
-    /// Admits a message that may not wait, under the lock: within the burst the session evicts for
-    /// it, beyond it the oldest messages here give way. `None`: so many wait to be reported as
-    /// evicted that the driver must run first; the bound on memory.
-    fn evict_for(&self, bytes: u64) -> Option<u64> {
+    /// Admits a message that may not wait: within the burst the session evicts for it, beyond it the
+    /// oldest messages here give way. `None`: so many wait to be reported as evicted that the driver
+    /// must run first; the bound on memory.
+    fn evict_for(&self, bytes: u64, slow: &mut Slow) -> Option<u64> {
         while !self.is_within_burst(self.queued()) {
-            if self.evicted_messages.load(Ordering::Relaxed) >= self.capacity.messages + BURST
-                || self.evicted_bytes.load(Ordering::Relaxed) >= self.capacity.bytes
+            if slow.evicted.len() as u64 >= self.capacity.messages + self.burst.messages
+                || slow.evicted_bytes >= self.capacity.bytes + self.burst.bytes
             {
                 return None;
             }
             let Some(oldest) = self.queue.pop() else { break };
             let size = Amount { messages: 1, bytes: oldest.message.body().len() as u64 };
-            self.add_left(size);
-            self.evicted_messages.fetch_add(1, Ordering::Relaxed);
-            self.evicted_bytes.fetch_add(size.bytes, Ordering::Relaxed);
+            self.account.leave(size);
+            slow.evicted_bytes += size.bytes;
             // `pending` stays as it is: the driver takes it from there.
-            self.evicted.push(oldest);
+            slow.evicted.push_back(oldest);
+            self.has_evicted.store(true, Ordering::Release);
         }
         Some(self.claim_anyway(bytes))
-    }
-
-    /// Only under the lock.
-    fn add_left(&self, sum: Amount) {
-        // Bytes first: a reader in between overestimates what is queued.
-        let messages = self.left.load(Ordering::Relaxed).wrapping_add(sum.messages);
-        let bytes = self.left_bytes.load(Ordering::Relaxed).wrapping_add(sum.bytes);
-        self.left.store(messages, Ordering::Release);
-        self.left_bytes.store(bytes, Ordering::Release);
     }
 
     fn took(&self, sum: Amount) -> bool {
@@ -497,28 +426,8 @@ impl HandOver {
         }
     }
 
-    fn go_offline(&self, line: &mut Line, state: Arc<State>, wakers: &mut Vec<Waker>) {
-        line.refuse_all(&Refusal::Offline(state.clone()), wakers);
-        line.offline = Some(state);
-        self.mark(line);
-    }
-
     /// Sends newcomers the way that the line needs. Only under the lock.
     fn mark(&self, line: &Line) {
-        let slow = self.accepted.load(Ordering::Relaxed) & SLOW != 0;
-        match (line.is_needed(), slow) {
-            (true, false) => _ = self.accepted.fetch_or(SLOW, Ordering::AcqRel),
-            (false, true) => _ = self.accepted.fetch_and(!SLOW, Ordering::AcqRel),
-            (true, true) | (false, false) => {}
-        }
-    }
-}
-
-/// What was accepted since `left` was.
-#[inline]
-const fn since(word: u64, left: Amount) -> Amount {
-    Amount {
-        messages: (word >> BYTES_BITS).wrapping_sub(left.messages) & MESSAGES_MASK,
-        bytes: word.wrapping_sub(left.bytes) & BYTES_MASK,
+        self.account.set_slow(line.is_needed());
     }
 }

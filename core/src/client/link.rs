@@ -174,11 +174,6 @@ impl DriverLink {
         }
     }
 
-    /// Whether the driver is gone.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::SeqCst)
-    }
-
     /// The driver's coarse clock: as of the start of its latest turn.
     #[inline]
     pub(crate) fn now(&self) -> Time {

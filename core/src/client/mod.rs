@@ -1,5 +1,6 @@
 //! The handles that applications hold, and what they share with the driver. All wakers live here.
 
+mod account;
 mod builders;
 #[expect(clippy::module_inception, reason = "the client itself")]
 mod client;
@@ -13,7 +14,6 @@ mod delivery;
 pub(crate) mod events;
 pub(crate) mod hand_over;
 pub(crate) mod hooks;
-pub(crate) mod limits;
 pub(crate) mod link;
 pub(crate) mod opened;
 pub(crate) mod options;
@@ -26,6 +26,9 @@ pub(crate) mod queue;
 mod receipt;
 mod settles;
 pub(crate) mod sync;
+#[cfg(test)]
+mod tests;
+mod unwanted;
 pub(crate) mod waiters;
 
 pub use builders::{ConsumerBuilder, ProducerBuilder};

@@ -370,8 +370,9 @@ mod tests {
         let url = "amqp://localhost".to_owned();
         assert!(convert(url.as_str()).is_ok());
         assert!(convert(&url).is_ok());
-        assert!(convert(&options()).is_ok());
-        assert!(convert(options()).is_ok());
+        let plain = options();
+        assert!(convert(&plain).is_ok());
+        assert!(convert(plain).is_ok());
         assert!(convert(url).is_ok());
         assert!(convert("http://localhost").is_err());
     }

@@ -15,7 +15,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::sync::lock;
+use super::{sync::lock, unwanted::Unwanted, waiters::store};
 use crate::{
     error::NotConfirmed,
     event::{UnknownReason, Verdict},
@@ -30,6 +30,8 @@ pub struct Outcomes {
     watermark: AtomicU64,
     /// Bad verdicts stored. Raised before the watermark that covers them.
     stored: AtomicU64,
+    /// Receipts dropped before their time, as far as `State::unwanted` does not have them yet.
+    dropped: Unwanted,
     state: Mutex<State>,
 }
 
@@ -40,9 +42,9 @@ struct State {
     /// Numbers whose receipts were dropped before their time: nobody wants their verdicts. What is
     /// settled is in here, too, so that it stays one run per gap.
     unwanted: SettledSet,
-    receipts: BTreeMap<u64, Waker>,
+    receipts: BTreeMap<u64, Option<Waker>>,
     /// By the number that must be reached, and a key.
-    flushes: BTreeMap<(u64, u64), Waker>,
+    flushes: BTreeMap<(u64, u64), Option<Waker>>,
     next_flush: u64,
     /// The driver is gone: what is not settled never will be.
     abandoned: bool,
@@ -75,7 +77,7 @@ impl Outcomes {
         }
         let mut state = lock(&self.state);
         if let Some(verdict) = state.verdicts.remove(&sequence) {
-            self.stored.fetch_sub(1, Ordering::Release);
+            self.stored.fetch_sub(1, Ordering::SeqCst);
             return Poll::Ready(Err(verdict));
         }
         if state.settled.contains(sequence) {
@@ -86,30 +88,40 @@ impl Outcomes {
             let verdict = Verdict::Unknown(UnknownReason::Closed);
             return Poll::Ready(Err(NotConfirmed::new(verdict, sequence, Message::empty())));
         }
-        match state.receipts.entry(sequence) {
-            std::collections::btree_map::Entry::Occupied(mut stored) => {
-                stored.get_mut().clone_from(waker);
-            }
-            std::collections::btree_map::Entry::Vacant(place) => _ = place.insert(waker.clone()),
-        }
+        let old = store(state.receipts.entry(sequence).or_default(), waker);
+        drop(state);
+        drop(old);
         Poll::Pending
     }
 
-    /// A receipt was dropped without having been told.
-    pub(crate) fn forget(&self, sequence: u64) {
+    /// A receipt was dropped without having been told. `polled`: it may have left a waker.
+    pub(crate) fn forget(&self, sequence: u64, polled: bool) {
         if self.is_plainly_good(sequence) {
+            return;
+        }
+        self.dropped.add(sequence);
+        // `store` raises the count, and `settle` then looks there: one of the two sees the other.
+        if !polled && self.stored.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut state = lock(&self.state);
         let waker = state.receipts.remove(&sequence);
-        let verdict = state.verdicts.remove(&sequence);
-        if verdict.is_some() {
-            self.stored.fetch_sub(1, Ordering::Release);
-        } else {
-            state.unwanted.insert(sequence);
-        }
+        let verdicts = self.collect_dropped(&mut state);
         drop(state);
-        drop((waker, verdict));
+        drop((waker, verdicts));
+    }
+
+    /// Notes which receipts are gone, and returns the verdicts that they would have asked for.
+    fn collect_dropped(&self, state: &mut State) -> Vec<NotConfirmed> {
+        let mut unheard = Vec::new();
+        self.dropped.drain(state.settled.watermark(), |first, last| {
+            while let Some((&sequence, _)) = state.verdicts.range(first..=last).next() {
+                unheard.extend(state.verdicts.remove(&sequence));
+                self.stored.fetch_sub(1, Ordering::SeqCst);
+            }
+            state.unwanted.insert_run(first, last);
+        });
+        unheard
     }
 
     /// A flush asks whether everything up to a number is settled. `key` is its own, once it waits.
@@ -130,7 +142,9 @@ impl Outcomes {
             state.next_flush += 1;
             state.next_flush
         });
-        state.flushes.insert((through, key), waker.clone());
+        let old = store(state.flushes.entry((through, key)).or_default(), waker);
+        drop(state);
+        drop(old);
         Poll::Pending
     }
 
@@ -142,20 +156,25 @@ impl Outcomes {
 
     // ---- the driver's side ----------------------------------------------------------------------
 
-    /// A message ended badly. Call it before the `settle` that covers it.
+    /// A message ended badly. Call it before the `settle` that covers it (which drops the verdict if
+    /// the receipt was dropped just now).
     pub(crate) fn store(&self, verdict: NotConfirmed) {
         let mut state = lock(&self.state);
         if !state.unwanted.contains(verdict.sequence)
             && state.verdicts.insert(verdict.sequence, verdict).is_none()
         {
-            self.stored.fetch_add(1, Ordering::Release);
+            self.stored.fetch_add(1, Ordering::SeqCst);
         }
+        let unheard = self.collect_dropped(&mut state);
+        drop(state);
+        drop(unheard);
     }
 
     /// Everything up to `watermark`, and these runs beyond it, are settled. Returns whom to wake.
     pub(crate) fn settle(&self, watermark: u64, early: &[(u64, u64)]) -> Vec<Waker> {
         let mut wakers = Vec::new();
         let mut state = lock(&self.state);
+        let unheard = self.collect_dropped(&mut state);
         let before = state.settled.watermark();
         state.settled.insert_run(1, watermark);
         for &(first, last) in early {
@@ -163,7 +182,7 @@ impl Outcomes {
             // Nobody's verdict can come any more.
             state.unwanted.insert_run(first, last);
             while let Some((&sequence, _)) = state.receipts.range(first..=last).next() {
-                wakers.extend(state.receipts.remove(&sequence));
+                wakers.extend(state.receipts.remove(&sequence).flatten());
             }
         }
         let watermark = state.settled.watermark();
@@ -172,16 +191,17 @@ impl Outcomes {
             while let Some(first) = state.receipts.first_entry()
                 && *first.key() <= watermark
             {
-                wakers.push(first.remove());
+                wakers.extend(first.remove());
             }
             while let Some(first) = state.flushes.first_entry()
                 && first.key().0 <= watermark
             {
-                wakers.push(first.remove());
+                wakers.extend(first.remove());
             }
             self.watermark.store(watermark, Ordering::Release);
         }
         drop(state);
+        drop(unheard);
         wakers
     }
 
@@ -192,7 +212,7 @@ impl Outcomes {
         let receipts = mem::take(&mut state.receipts);
         let flushes = mem::take(&mut state.flushes);
         drop(state);
-        receipts.into_values().chain(flushes.into_values()).collect()
+        receipts.into_values().chain(flushes.into_values()).flatten().collect()
     }
 
     /// What is kept: bad verdicts, receipts' wakers, flushes' wakers, runs of unwanted numbers.

@@ -1,15 +1,16 @@
 //! What the handles of one producer share with the driver.
 #![expect(clippy::disallowed_types, reason = "handles and driver share it")]
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Waker,
 };
-use std::task::Waker;
 
 use super::{
     hand_over::{Admission, Attempt, HandOver},
-    limits::PublishLimits,
     link::{Control, DriverLink},
     outcomes::Outcomes,
     sync::lock,
@@ -18,10 +19,9 @@ use super::{
 use crate::{
     config::{Limits, ProducerConfig, PublishMode},
     error::NotConfirmed,
-    event::State,
     ids::ProducerId,
     message::Message,
-    publish::Accepted,
+    publish::{Accepted, limits::PublishLimits},
     session::ProducerUpdate,
     stats::ProducerStats,
     time::Time,
@@ -58,7 +58,7 @@ impl ProducerShared {
         limits: &Limits,
         link: &Arc<DriverLink>,
     ) -> Arc<Self> {
-        let shared = Self {
+        Arc::new(Self {
             id,
             mode: config.mode,
             link: link.clone(),
@@ -69,12 +69,7 @@ impl ProducerShared {
             in_flight: AtomicU64::new(0),
             config,
             handles: AtomicUsize::new(0),
-        };
-        let state = link.state();
-        if !state.is_connected() {
-            shared.offline(Some(state));
-        }
-        Arc::new(shared)
+        })
     }
 
     /// Its number.
@@ -105,10 +100,10 @@ impl ProducerShared {
         &self.limits
     }
 
-    /// Admits a small plain message if nothing needs a second look.
+    /// Admits a message if nothing about it or the buffer needs a second look.
     #[inline]
     pub(super) fn admit(&self, message: &Message) -> Option<u64> {
-        if self.limits.is_plain(message) {
+        if self.limits.is_plain(message) || self.limits.check(message).is_ok() {
             self.hand_over.admit(message.body().len() as u64)
         } else {
             None
@@ -191,11 +186,6 @@ impl ProducerShared {
         }
     }
 
-    /// Whether the driver has taken everything that was accepted so far.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.hand_over.is_drained()
-    }
-
     /// Whether bad outcomes must be told by `not_confirmed`.
     pub(crate) const fn wants_verdicts(&self) -> bool {
         matches!(self.mode, PublishMode::Confirm)
@@ -210,7 +200,9 @@ impl ProducerShared {
     }
 
     /// What changed: room for those who wait, how messages flow, and what has its outcome. `early`
-    /// are the runs of `Session::take_settled_early`.
+    /// are the runs of `Session::take_settled_early`. The link must know the client's state by then:
+    /// with `when_offline(Fail)` it goes into the errors. Call it once before the producer is handed
+    /// to the application, so that it knows how things stand.
     pub(crate) fn apply(&self, update: &ProducerUpdate, early: &[(u64, u64)]) {
         let left = Amount { messages: update.left, bytes: update.left_bytes };
         let waiters = self.hand_over.apply(left, update.flow, || self.link.state());
@@ -219,15 +211,15 @@ impl ProducerShared {
         wake(settled);
     }
 
-    /// With `when_offline(Fail)`: refuse from now on, with this state (`None`: no longer), those who
-    /// wait included. `apply` does the same from the update's flow and the link's state.
-    pub(crate) fn offline(&self, state: Option<Arc<State>>) {
-        wake(self.hand_over.offline(state));
-    }
-
     /// Ends admission: those who wait, and all later publishes, are refused as closed.
     pub(crate) fn close(&self) {
-        wake(self.hand_over.close());
+        wake(self.end_admission());
+    }
+
+    /// [`Self::close`], for a caller that wakes them later: no waker may run under a lock.
+    #[must_use]
+    pub(crate) fn end_admission(&self) -> Vec<Waker> {
+        self.hand_over.close()
     }
 
     /// The driver is gone, or the producer is forgotten: nothing waits here any more.
@@ -258,8 +250,11 @@ impl ProducerShared {
     /// Sets the deadlines of those who began to wait since the last call, by the driver's clock, and
     /// ends the waiting of those whose deadline has come. Call it at each visit, and at
     /// `next_deadline`.
-    pub(crate) fn expire(&self, now: Time) {
-        wake(self.hand_over.expire(now));
+    ///
+    /// Returns whom to wake, outside every lock.
+    #[must_use]
+    pub(crate) fn expire(&self, now: Time) -> Vec<Waker> {
+        self.hand_over.expire(now)
     }
 }
 

@@ -1,8 +1,10 @@
 //! All producers of a client, for the driver to visit.
+#![expect(clippy::disallowed_types, reason = "whoever waits for a producer is woken by the driver")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    task::Waker,
 };
 
 use futures::channel::oneshot;
@@ -32,6 +34,8 @@ pub(crate) struct Producers {
     expiries: BTreeMap<ProducerId, Time>,
     /// When to give up a producer that is being closed.
     deadlines: BTreeMap<ProducerId, Time>,
+    /// Whom to wake once no lock is held.
+    wakers: Vec<Waker>,
 }
 
 #[derive(Debug)]
@@ -79,7 +83,7 @@ impl Producers {
         let Some(Entry { shared, .. }) = self.open.get(&producer) else { return false };
         shared.take_evicted(|accepted| session.accept_evicted(producer, accepted, now));
         let more = shared.take(PER_VISIT, |accepted| session.accept(producer, accepted, now));
-        shared.expire(now);
+        self.wakers.append(&mut shared.expire(now));
         match shared.next_deadline() {
             Some(at) => self.expiries.insert(producer, at),
             None => self.expiries.remove(&producer),
@@ -109,7 +113,7 @@ impl Producers {
     ) -> Option<oneshot::Sender<Report>> {
         let Some(entry) = self.open.get_mut(&producer) else { return reply };
         if entry.closing.is_none() {
-            take_rest(&entry.shared, session, now);
+            self.wakers.append(&mut take_rest(&entry.shared, session, now));
             let stats = session.producer_stats(producer).unwrap_or_default();
             let before = (stats.dropped(), stats.unknown);
             entry.closing = Some(Closing { before, timed_out: false, replies: Vec::new() });
@@ -142,10 +146,15 @@ impl Producers {
     }
 
     /// Ends admission everywhere, and gives the session all that was accepted.
-    pub(crate) fn close_admission(&self, session: &mut Session, now: Time) {
+    pub(crate) fn close_admission(&mut self, session: &mut Session, now: Time) {
         for entry in self.open.values() {
-            take_rest(&entry.shared, session, now);
+            self.wakers.append(&mut take_rest(&entry.shared, session, now));
         }
+    }
+
+    /// Whom to wake, once no lock is held.
+    pub(crate) fn take_wakers(&mut self, into: &mut Vec<Waker>) {
+        into.append(&mut self.wakers);
     }
 
     /// Notes the accounts of those that may be closed by now (or of all), before the session forgets
@@ -212,8 +221,8 @@ impl Producers {
     }
 }
 
-fn take_rest(shared: &ProducerShared, session: &mut Session, now: Time) {
-    shared.close();
+fn take_rest(shared: &ProducerShared, session: &mut Session, now: Time) -> Vec<Waker> {
+    let wakers = shared.end_admission();
     shared.take_rest(|evicted, accepted| {
         if evicted {
             session.accept_evicted(shared.id(), accepted, now);
@@ -221,4 +230,5 @@ fn take_rest(shared: &ProducerShared, session: &mut Session, now: Time) {
             session.accept(shared.id(), accepted, now);
         }
     });
+    wakers
 }

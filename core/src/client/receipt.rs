@@ -36,24 +36,29 @@ use crate::error::NotConfirmed;
 pub struct Receipt {
     /// `None` once it has told.
     outcomes: Option<Arc<Outcomes>>,
-    sequence: u64,
+    /// The number, and `POLLED`.
+    word: u64,
 }
+
+/// The bit of a receipt's word that says that it has been polled: it may have left a waker. (A flag of
+/// its own would make receipts, which are kept by the thousand, half as large again.)
+const POLLED: u64 = 1 << 63;
 
 impl Receipt {
     pub(super) const fn new(outcomes: Arc<Outcomes>, sequence: u64) -> Self {
-        Self { outcomes: Some(outcomes), sequence }
+        Self { outcomes: Some(outcomes), word: sequence }
     }
 
     /// The message's number within its producer, counted from 1: the one that hooks and events carry.
     #[must_use]
     pub const fn sequence(&self) -> u64 {
-        self.sequence
+        self.word & !POLLED
     }
 
     /// Whether the message has its outcome, so that awaiting the receipt would not wait.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.outcomes.as_ref().is_none_or(|outcomes| outcomes.is_settled(self.sequence))
+        self.outcomes.as_ref().is_none_or(|outcomes| outcomes.is_settled(self.sequence()))
     }
 
     /// Gives up the right to be told, on purpose. The message still gets its outcome.
@@ -68,10 +73,11 @@ impl Future for Receipt {
     /// Pending for ever once it has been `Ready`.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(outcomes) = &self.outcomes else { return Poll::Pending };
-        let outcome = outcomes.poll_receipt(self.sequence, cx.waker());
+        let outcome = outcomes.poll_receipt(self.sequence(), cx.waker());
         if outcome.is_ready() {
             self.outcomes = None;
         }
+        self.word |= POLLED;
         outcome
     }
 }
@@ -85,14 +91,14 @@ impl FusedFuture for Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         if let Some(outcomes) = &self.outcomes {
-            outcomes.forget(self.sequence);
+            outcomes.forget(self.sequence(), self.word & POLLED != 0);
         }
     }
 }
 
 impl fmt::Debug for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receipt").field("sequence", &self.sequence).finish_non_exhaustive()
+        f.debug_struct("Receipt").field("sequence", &self.sequence()).finish_non_exhaustive()
     }
 }
 

@@ -63,6 +63,12 @@ impl Settles {
         Settle::Queued
     }
 
+    /// Notes a run of tags that nobody else can settle.
+    pub(crate) fn note_run(&mut self, run: SettleRun) {
+        self.settled(run.generation).insert_run(run.first, run.last);
+        self.runs.push(run);
+    }
+
     fn settled(&mut self, generation: u64) -> &mut SettledSet {
         let place = match self.generations.iter().rposition(|&(known, _)| known == generation) {
             Some(place) => place,

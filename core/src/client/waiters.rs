@@ -53,7 +53,8 @@ impl Admissions {
 /// What a waiting future finds when it looks.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    Wait,
+    /// With the waker stored before, to be dropped outside the lock.
+    Wait(Option<Waker>),
     /// Room was reserved for it. It has left the line and must take it now.
     Granted(u64),
     Refused(Refusal),
@@ -114,11 +115,6 @@ impl Line {
         self.live + self.yielding
     }
 
-    /// Room reserved.
-    pub(crate) const fn granted(&self) -> Amount {
-        self.granted
-    }
-
     /// Joins the end of the line. Returns the ticket, and whether the driver must be told, so that
     /// it sets the deadline (if waiting has one).
     pub(crate) fn join(&mut self, bytes: u64, waker: Waker) -> (u64, bool) {
@@ -153,11 +149,7 @@ impl Line {
         };
         match &entry.status {
             Status::Waiting => {
-                match &mut entry.waker {
-                    Some(stored) => stored.clone_from(waker),
-                    none => *none = Some(waker.clone()),
-                }
-                return Turn::Wait;
+                return Turn::Wait(store(&mut entry.waker, waker));
             }
             Status::Granted => {}
             Status::Refused(refusal) => {
@@ -241,5 +233,14 @@ impl Line {
     const fn release(&mut self, bytes: u64) {
         self.granted.messages -= 1;
         self.granted.bytes -= bytes;
+    }
+}
+
+/// Stores a waker, and returns the one that it replaces: dropping a waker runs an executor's code, so
+/// that belongs outside every lock.
+pub(crate) fn store(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    match place {
+        Some(stored) if stored.will_wake(waker) => None,
+        _ => place.replace(waker.clone()),
     }
 }

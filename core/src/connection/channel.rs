@@ -17,6 +17,7 @@ pub(crate) enum Owner {
 
 /// The reply that a channel waits for. At most one: the next method is written after it (s17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "the methods are called so")]
 pub(crate) enum Expect {
     OpenOk,
     SelectOk,

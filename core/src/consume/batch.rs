@@ -1,14 +1,19 @@
 //! Deliveries in batches: one shared allocation holds the bodies of many side by side.
 
-#[cfg(any(test, feature = "test-util"))]
-mod for_test;
-
 use bytes::Bytes;
 
 use crate::wire::split_names;
 
 /// The most bytes that one batch holds side by side.
 pub(crate) const BATCH_BYTES: usize = 32 << 10;
+
+/// What a delivery counts in a bounded queue beside its body and properties: what it costs us.
+const OVERHEAD: u64 = 64;
+
+/// What a delivery counts in a bounded queue, in bytes.
+pub(crate) const fn weight(properties: usize, body: usize) -> u64 {
+    properties as u64 + body as u64 + OVERHEAD
+}
 
 /// Deliveries of one consumer that arrived together, at most 32 KiB of them (or one large one).
 ///
@@ -18,6 +23,7 @@ pub struct Batch {
     generation: u64,
     entries: Vec<Entry>,
     data: Vec<u8>,
+    weight: u64,
     /// The body of the only entry, if it was too large to be copied.
     large: Option<Bytes>,
 }
@@ -51,12 +57,14 @@ impl Batch {
         self.entries.is_empty()
     }
 
+    #[inline]
     fn slice(&self, from: u32, to: u32) -> &[u8] {
         self.data.get(from as usize..to as usize).unwrap_or_default()
     }
 
     /// The delivery tag. Tags within a batch are consecutive.
     #[must_use]
+    #[inline]
     pub fn tag(&self, index: usize) -> u64 {
         self.entries.get(index).map_or(0, |entry| entry.tag)
     }
@@ -69,6 +77,7 @@ impl Batch {
 
     /// The body.
     #[must_use]
+    #[inline]
     pub fn body(&self, index: usize) -> &[u8] {
         match (&self.large, self.entries.get(index)) {
             (Some(body), Some(_)) => body,
@@ -115,10 +124,10 @@ impl Batch {
         self.names(index).1
     }
 
-    /// Bytes of all bodies.
+    /// What its deliveries count in a bounded queue, in bytes: bodies, properties, and 64 each.
     #[must_use]
-    pub fn body_len(&self) -> usize {
-        (0..self.len()).map(|index| self.body(index).len()).sum()
+    pub const fn weight(&self) -> u64 {
+        self.weight
     }
 
     /// A batch of one, made by hand: for tests of applications, and for `Delivery::for_test`.
@@ -160,6 +169,7 @@ impl Batch {
         properties: &[u8],
         body: &[u8],
     ) {
+        self.weight += weight(properties.len(), body.len());
         let names = self.put_names(names);
         let properties_at = self.data.len() as u32;
         self.data.extend_from_slice(properties);
@@ -186,6 +196,7 @@ impl Batch {
         body: Bytes,
     ) {
         self.push(tag, redelivered, names, properties, &[]);
+        self.weight += body.len() as u64;
         self.large = Some(body);
     }
 
@@ -246,7 +257,7 @@ mod tests {
         for index in 0..50 {
             let tag = index as u64 + 1;
             assert_eq!(batch.tag(index), tag);
-            assert_eq!(batch.redelivered(index), tag % 2 == 0);
+            assert_eq!(batch.redelivered(index), tag.is_multiple_of(2));
             assert_eq!(
                 (batch.exchange(index), batch.routing_key(index)),
                 ("ex", &*format!("key-{}", tag / 7))

@@ -158,16 +158,15 @@ impl Effects {
                 }
             }
             SessionEvent::HandBack { consumer } => {
-                if let Some(shared) = core.consumers.get(&consumer) {
-                    shared.close_inbox();
+                if let Some(consumer) = core.consumers.get(&consumer) {
+                    let (_, stream) = consumer.hand_back_all(requests.end_reason());
+                    self.wake(stream);
                 }
-                requests.visit_consumer(core, consumer, now);
             }
-            SessionEvent::ConsumerEnded { consumer, reason } => {
-                let before = requests.consumer_ended(consumer);
-                let stats = core.session.consumer_stats(consumer).unwrap_or_default();
+            SessionEvent::ConsumerEnded { consumer, reason, abandoned } => {
+                requests.consumer_ended(consumer);
                 if let Some(shared) = core.consumers.remove(&consumer) {
-                    self.end_consumer(&shared, reason, stats.abandoned.saturating_sub(before));
+                    self.end_consumer(&shared, reason, abandoned);
                 }
             }
             // Whatever was handed over meanwhile still gets its outcome; the driver then ends.
@@ -175,8 +174,10 @@ impl Effects {
         }
     }
 
-    /// Publishes the accounts of all producers that were touched.
-    pub(super) fn publish_stats(&mut self, core: &Core) {
+    /// The end of a turn, before the session is unlocked: publishes the accounts of all producers
+    /// that were touched.
+    pub(super) fn finish_turn(&mut self, core: &mut Core) {
+        core.producers.take_wakers(&mut self.wakers);
         self.touched.sort_unstable();
         self.touched.dedup();
         for producer in self.touched.drain(..) {

@@ -8,6 +8,8 @@
 mod alarm;
 mod effects;
 mod requests;
+#[cfg(test)]
+mod sleep_tests;
 mod transport;
 
 use std::{
@@ -157,15 +159,20 @@ impl<R: Runtime> Driver<R> {
         changed |=
             transports.drive(&mut core.session, &self.runtime, self.connector.as_ref(), cx, now);
         changed |= effects.collect(core, client, requests, now);
-        effects.publish_stats(core);
+        effects.finish_turn(core);
 
         self.session_deadline = core.session.poll_deadline().map(|deadline| {
             // Due already, and nothing came of it: not a reason to spin.
             if deadline.at <= now && !changed { now + PATIENCE } else { deadline.at }
         });
         let tick = self.runtime.tick().map(|tick| now + tick);
-        let deadlines =
-            [self.session_deadline, core.producers.next_deadline(), requests.next_linger(), tick];
+        let deadlines = [
+            self.session_deadline,
+            core.producers.next_deadline(),
+            requests.next_linger(),
+            transports.next_deadline(),
+            tick,
+        ];
         self.deadline = deadlines.into_iter().flatten().min();
         let closed = core.session.is_closed();
         drop(guard);
@@ -200,7 +207,7 @@ impl<R: Runtime> Driver<R> {
             }
             while core.session.poll_action().is_some() {}
             while effects.collect(core, client, requests, now) {}
-            effects.publish_stats(core);
+            effects.finish_turn(core);
             core.session.report()
         }));
         for (_, consumer) in std::mem::take(&mut core.consumers) {

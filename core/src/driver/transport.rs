@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::io::{AsyncRead, AsyncWrite};
@@ -26,6 +27,10 @@ const SLICES: usize = 64;
 /// Writes in one turn, before the other connections have theirs.
 const WRITES: u32 = 16;
 
+/// How long reading goes on after a write has failed. RabbitMQ sends the reason of its close and then
+/// resets: the reason may have arrived, and the runtime not have noticed yet.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// One place per connection of the session, which holds one transport after the other.
 pub(super) struct Transports<R: Runtime>(Vec<Slot<R::Io>>);
 
@@ -42,8 +47,14 @@ struct Open<Io> {
     /// Whether a byte that was taken is in the kernel's hands.
     final_writes: bool,
     unflushed: bool,
-    /// Reported only once everything readable is read: the peer's reason may be among it.
-    write_error: Option<io::Error>,
+    /// Why writing failed, and until when reading goes on nevertheless.
+    write_error: Option<(io::Error, Time)>,
+}
+
+impl<Io> Open<Io> {
+    fn write_failed(&mut self, error: io::Error, now: Time) {
+        self.write_error = Some((error, now + LAST_WORDS));
+    }
 }
 
 /// A transport of the runtime's, or of the application's own making.
@@ -60,6 +71,15 @@ enum Opening<Io> {
 impl<R: Runtime> Transports<R> {
     pub(super) const fn new() -> Self {
         Self(Vec::new())
+    }
+
+    /// When a transport that cannot be written is given up.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        let deadline = |slot: &Slot<R::Io>| match slot {
+            Slot::Open(Open { write_error: Some((_, until)), .. }) => Some(*until),
+            Slot::Open(_) | Slot::Vacant | Slot::Dialling { .. } => None,
+        };
+        self.0.iter().filter_map(deadline).min()
     }
 
     /// Drops them all.
@@ -179,7 +199,7 @@ fn write<R: Runtime>(
         };
         match wrote {
             Poll::Ready(Ok(0)) => {
-                open.write_error = Some(ErrorKind::WriteZero.into());
+                open.write_failed(ErrorKind::WriteZero.into(), now);
                 return true;
             }
             Poll::Ready(Ok(n)) => {
@@ -189,7 +209,7 @@ fn write<R: Runtime>(
             }
             Poll::Ready(Err(error)) if error.kind() == ErrorKind::Interrupted => changed = true,
             Poll::Ready(Err(error)) => {
-                open.write_error = Some(error);
+                open.write_failed(error, now);
                 return true;
             }
             Poll::Pending => return changed,
@@ -215,7 +235,7 @@ fn flush<Io: Transport>(
             true
         }
         Poll::Ready(Err(error)) => {
-            open.write_error = Some(error);
+            open.write_failed(error, now);
             true
         }
         Poll::Pending => false,
@@ -232,11 +252,9 @@ fn read<R: Runtime>(
     let Slot::Open(open) = slot else { return false };
     let buffer = session.receive_buffer(connection);
     // Reading is paused: its end is not looked for, either.
-    let read = if buffer.is_empty() {
-        Poll::Pending
-    } else {
-        Pin::new(&mut open.stream).poll_read(cx, buffer)
-    };
+    let paused = buffer.is_empty();
+    let read =
+        if paused { Poll::Pending } else { Pin::new(&mut open.stream).poll_read(cx, buffer) };
     let loss = match read {
         Poll::Ready(Ok(0)) => Loss::Eof,
         Poll::Ready(Ok(n)) => {
@@ -245,8 +263,8 @@ fn read<R: Runtime>(
         }
         Poll::Ready(Err(error)) if error.kind() == ErrorKind::Interrupted => return true,
         Poll::Ready(Err(error)) => error.into(),
-        Poll::Pending => match open.write_error.take() {
-            Some(error) => error.into(),
+        Poll::Pending => match open.write_error.take_if(|(_, until)| paused || *until <= now) {
+            Some((error, _)) => error.into(),
             None => return false,
         },
     };

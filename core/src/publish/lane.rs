@@ -159,6 +159,7 @@ impl Lane {
                     settle(producer, tag.place);
                 }
             }
+            self.skip_settled();
             return Ok(0);
         }
         let Some(entry) = self.tags.get_mut((tag - self.base) as usize) else {
@@ -167,11 +168,16 @@ impl Lane {
         let Some(producer) = entry.producer.take() else { return Ok(1) };
         self.outstanding -= 1;
         settle(producer, entry.place);
+        self.skip_settled();
+        Ok(0)
+    }
+
+    /// The front is the oldest tag outstanding: [`Self::oldest_sent`] relies on it.
+    fn skip_settled(&mut self) {
         while self.tags.front().is_some_and(|tag| tag.producer.is_none()) {
             self.tags.pop_front();
             self.base += 1;
         }
-        Ok(0)
     }
 
     /// Takes note of when the latest tags were given, for a confirm timeout.
@@ -249,6 +255,22 @@ mod tests {
         assert_eq!(confirm(&mut lane, 2, true), (vec![], Ok(1)));
         assert_eq!(confirm(&mut lane, 0, true), (vec![4, 5], Ok(0)));
         assert_eq!(lane.outstanding(), 0);
+    }
+
+    /// The first message outstanding decides when a confirm is overdue, not one settled before it: a
+    /// timer armed for that one would be due for ever.
+    #[test]
+    fn s26_what_is_settled_in_front_is_not_waited_for() {
+        let (mut lane, wait) = (lane(2), Duration::from_secs(1));
+        lane.note_sent(Time::ZERO);
+        let later = Time::ZERO + Duration::from_millis(500);
+        lane.assign_tag(ProducerId(0), 2);
+        lane.note_sent(later);
+        assert_eq!(confirm(&mut lane, 2, false).1, Ok(0));
+        assert_eq!(confirm(&mut lane, 1, true).1, Ok(0));
+        assert_eq!(lane.oldest_sent(), Some(later));
+        assert_eq!(lane.overdue(Time::ZERO + wait, wait), []);
+        assert_eq!(lane.overdue(later + wait, wait), [(ProducerId(0), 2)]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Publishing: the outage buffer, the window of what is sent and not settled, and their owner.
 
 pub(crate) mod lane;
+pub(crate) mod limits;
 pub(crate) mod producer;
 pub(crate) mod ring;
 pub mod settled;

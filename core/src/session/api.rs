@@ -127,6 +127,9 @@ pub enum SessionEvent {
         consumer: ConsumerId,
         /// Why.
         reason: EndReason,
+        /// Deliveries that were abandoned since its end was asked for: in hand and not settled, or
+        /// settled and not written.
+        abandoned: u64,
     },
     /// The session is closed for good: every transport is gone, every outcome told.
     Closed,

@@ -134,7 +134,11 @@ impl Session {
             }
             AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
                 let Owner::Consumer(consumer, generation) = owner else { return Err(unexpected) };
-                if !cancel.nowait {
+                let wanted = self
+                    .connections
+                    .get(c)
+                    .is_some_and(|connection| connection.server.takes_cancel_ok);
+                if !cancel.nowait || wanted {
                     self.answer_cancel(c, number, &cancel);
                 }
                 self.consumer_cancelled(consumer, generation);
@@ -151,10 +155,20 @@ impl Session {
             AMQPClass::Queue(queue::AMQPMethod::DeclareOk(_)) => Expect::DeclareOk,
             _ => return Err(unexpected),
         };
-        if expect != Some(reply) {
+        let tag = match &class {
+            AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(ok)) => Some(&ok.consumer_tag),
+            AMQPClass::Basic(basic::AMQPMethod::CancelOk(ok)) => Some(&ok.consumer_tag),
+            _ => None,
+        };
+        // Matched by the consumer tag as well (s17).
+        if expect != Some(reply) || tag.is_some_and(|tag| !self.has_tag(owner, tag.as_str())) {
             return Err(unexpected);
         }
-        channel.expect = None;
+        if let Some(channel) =
+            self.connections.get_mut(c).and_then(|connection| connection.channels.get_mut(number))
+        {
+            channel.expect = None;
+        }
         self.timers.cancel(Timer::Rpc(c, number));
         match (owner, class) {
             (Owner::Control, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) => {
@@ -226,6 +240,15 @@ impl Session {
         }
         self.refresh_lane(l);
         self.open_waiting_lanes();
+    }
+
+    fn has_tag(&self, owner: Owner, tag: &str) -> bool {
+        match owner {
+            Owner::Consumer(consumer, _) => {
+                self.consumers.get(consumer.0).is_some_and(|consumer| *consumer.tag == *tag)
+            }
+            Owner::Control | Owner::Lane(_) | Owner::Nobody => false,
+        }
     }
 
     fn answer_cancel(&mut self, c: usize, number: u16, cancel: &basic::Cancel) {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{DeclaredQueue, Report, Session, SessionEvent, timer::Timer};
 use crate::{
     connection::Phase,
-    consume::consumer::ConsumerState,
     error::{DeclareError, Loss},
     event::{DropReason, EndReason},
     ids::{ConnectionId, ConsumerId, ProducerId},
@@ -111,6 +110,14 @@ impl Session {
         // From here on nothing drains: the last producer that ends must not end the session, too.
         self.closed = true;
         self.closing.get_or_insert_default();
+        for number in self.consumers.numbers() {
+            if let Some(consumer) = self.consumers.get_mut(number) {
+                consumer.begin_closing(match &loss {
+                    Some(loss) => EndReason::Disconnected(loss.clone()),
+                    None => EndReason::ClientClosed,
+                });
+            }
+        }
         // Connections first: what was written decides what became of the messages.
         for c in 0..self.connections.len() {
             self.settle_lost(c);
@@ -130,17 +137,6 @@ impl Session {
             self.abandon(producer, reason);
         }
         for number in self.consumers.numbers() {
-            if let Some(consumer) = self.consumers.get_mut(number)
-                && !matches!(
-                    consumer.state,
-                    ConsumerState::Closing(EndReason::Closed | EndReason::Cancelled)
-                )
-            {
-                consumer.state = ConsumerState::Closing(match &loss {
-                    Some(loss) => EndReason::Disconnected(loss.clone()),
-                    None => EndReason::ClientClosed,
-                });
-            }
             self.end_consumer(ConsumerId(number));
         }
         for request in self.requests.keys().copied().collect::<Vec<_>>() {

@@ -419,6 +419,7 @@ impl Session {
             Timer::Stall(producer) => self.stall_due(producer),
             Timer::Resubscribe(consumer) => self.subscribe(consumer),
             Timer::Requeue(consumer) => self.requeue_due(consumer),
+            Timer::Forgotten(consumer) => self.warn_again(consumer),
             Timer::Opening(consumer) => self.opening_timed_out(consumer),
             Timer::ConsumerClose(consumer) => self.end_consumer(consumer),
             Timer::Request(request) => self.request_timed_out(request),

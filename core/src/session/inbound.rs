@@ -10,7 +10,7 @@ use crate::{
         Connection, Phase,
         channel::{Arriving, Channel, Content, Incoming, Owner},
     },
-    consume::Batch,
+    consume::{Batch, batch::weight},
     error::{Incompatible, ProtocolError},
     event::{Event, Return, Returned},
     ids::{ConnectionId, ConsumerId, ProducerId},
@@ -345,7 +345,8 @@ impl Session {
                         &body,
                     );
                 }
-                if !self.count_delivery(consumer, generation, number, tag, body.len())? {
+                let size = (properties.len(), body.len());
+                if !self.count_delivery(consumer, generation, number, tag, size)? {
                     return Ok(());
                 }
                 self.flush_batch(consumer, generation);
@@ -363,7 +364,8 @@ impl Session {
 
     // ---- deliveries ------------------------------------------------------------------------------
 
-    /// Takes note of a delivery; whether its consumer wants it.
+    /// Takes note of a delivery with so many bytes of properties and body; whether its consumer wants
+    /// it.
     #[inline]
     fn count_delivery(
         &mut self,
@@ -371,26 +373,30 @@ impl Session {
         generation: u64,
         channel: u16,
         tag: u64,
-        length: usize,
+        (properties, body): (usize, usize),
     ) -> Result<bool, ProtocolError> {
         let now = self.now;
         let Some(consumer) = self.consumers.get_mut(id.0) else { return Ok(false) };
-        consumer.stats.received += 1;
-        consumer.stats.received_bytes += length as u64;
+        let closing = consumer.is_closing();
         if consumer.config.no_ack {
             consumer.stats.acked += 1;
-            consumer.queue_bytes += length as u64;
-            if !consumer.full && consumer.queue_bytes > consumer.config.queue_bytes as u64 {
-                consumer.full = true;
-                if let Some(subscription) = consumer.subscriptions.last()
-                    && let Some(connection) = self.connections.get_mut(subscription.connection)
+            // What still comes while it closes is handed over as well: nobody else gets it. Then
+            // nobody waits for room, either: cancel-ok has to be read.
+            if !closing {
+                consumer.queue_bytes += weight(properties, body);
+                if consumer.full.is_none()
+                    && consumer.queue_bytes > consumer.config.queue_bytes as u64
                 {
-                    connection.full_queues += 1;
+                    self.pause_reading(id, generation);
                 }
             }
-            return Ok(!consumer.is_closing());
         }
-        let closing = consumer.is_closing();
+        let Some(consumer) = self.consumers.get_mut(id.0) else { return Ok(false) };
+        consumer.stats.received += 1;
+        consumer.stats.received_bytes += body as u64;
+        if consumer.config.no_ack {
+            return Ok(true);
+        }
         let Some(subscription) = consumer.subscription_mut(generation) else {
             consumer.stats.abandoned += 1;
             return Ok(false);
@@ -398,6 +404,7 @@ impl Session {
         let expected = subscription.acks.next_tag();
         if tag != expected {
             consumer.stats.received -= 1;
+            consumer.stats.received_bytes -= body as u64;
             return Err(ProtocolError::DeliveryTag { channel, expected, got: tag });
         }
         subscription.acks.received();
@@ -425,7 +432,8 @@ impl Session {
         properties: &[u8],
         body: &[u8],
     ) -> Result<(), ProtocolError> {
-        if !self.count_delivery(id, generation, channel, deliver.delivery_tag, body.len())? {
+        let size = (properties.len(), body.len());
+        if !self.count_delivery(id, generation, channel, deliver.delivery_tag, size)? {
             return Ok(());
         }
         let length = deliver.names.len() + properties.len() + body.len();

@@ -13,7 +13,7 @@ use crate::{
     ids::ProducerId,
     publish::{
         lane::{Lane, LaneState, Partial},
-        producer::{Outcome, Step, Wire},
+        producer::{Outcome, STALL, Step, Wire},
     },
     session::appended::{Appended, What},
 };
@@ -272,6 +272,7 @@ impl Session {
             return !lane.ready.is_empty();
         }
         let until = wire.transmit.enqueued() + QUANTUM;
+        let left = p.left;
         let confirm = lane.mode == PublishMode::Confirm;
         let single = self.single_file;
         let mut run: Option<(u64, u64, u64)> = None;
@@ -303,8 +304,13 @@ impl Session {
         if p.ready {
             lane.ready.push_back(producer);
         }
-        if p.stalled {
+        if p.left != left && p.evicts() {
+            // Something left: nothing is thrown away, unless the rest stands still for as long again.
             p.stalled = false;
+            if p.ring.queued() > 0 && !p.stall_armed {
+                p.stall_armed = true;
+                self.timers.arm(Timer::Stall(producer), now + STALL);
+            }
         }
         let more = lane.partial.is_some() || (!lane.ready.is_empty() && lane.may_send());
         let confirm_timeout = p.config.confirm_timeout.filter(|_| confirm);
@@ -368,18 +374,25 @@ impl Session {
         else {
             return false;
         };
-        // Neighbours mostly belong to one producer: no allocation for it.
-        let mut last: Option<ProducerId> = None;
+        // Neighbours mostly belong to one producer, in places that follow each other.
+        let mut run: Option<(ProducerId, u64, u64)> = None;
         let mut others = Vec::new();
         let mut settled = 0;
         let result = lane.confirm(tag, multiple, |producer, place| {
             settled += 1;
-            if let Some(other) = last.replace(producer)
-                && other != producer
-            {
-                others.push(other);
+            match &mut run {
+                Some((same, _, last)) if *same == producer && *last + 1 == place => *last = place,
+                _ => {
+                    if let Some((other, first, last)) = run.replace((producer, place, place)) {
+                        self.confirm_run(other, first, last, nack);
+                        others.push(other);
+                    }
+                }
             }
-            self.confirm_one(producer, place, nack);
+        });
+        let last = run.map(|(producer, first, last)| {
+            self.confirm_run(producer, first, last, nack);
+            producer
         });
         if settled > 0 {
             lane.backoff.reset();
@@ -403,6 +416,18 @@ impl Session {
         }
         self.activate(l);
         true
+    }
+
+    fn confirm_run(&mut self, producer: ProducerId, first: u64, last: u64, nack: bool) {
+        let Some(p) = self.producers.get_mut(producer.0) else { return };
+        if nack || p.confirms_singly() {
+            for place in first..=last {
+                self.confirm_one(producer, place, nack);
+            }
+        } else {
+            p.finish_run(first, last);
+            self.mark_dirty(producer);
+        }
     }
 
     fn confirm_one(&mut self, producer: ProducerId, place: u64, nack: bool) {
@@ -441,7 +466,7 @@ impl Session {
                         self.sent(producer, first, last);
                     }
                 }
-                What::Settlements { consumer, settled, settles } => {
+                What::Settlements { consumer, settled, settles, .. } => {
                     self.settlements_written(consumer, settled, settles);
                 }
             }
@@ -450,8 +475,9 @@ impl Session {
 
     /// Fire-and-forget: written.
     fn sent(&mut self, producer: ProducerId, first: u64, last: u64) {
-        for place in first..=last {
-            self.finish(producer, place, &Outcome::Sent);
+        if let Some(p) = self.producers.get_mut(producer.0) {
+            p.finish_run(first, last);
+            self.mark_dirty(producer);
         }
         self.check_closed(producer);
         self.make_ready(producer);

@@ -12,17 +12,14 @@ use crate::{
     publish::{
         Accepted, Flow,
         lane::LaneState,
+        limits::PublishLimits,
         producer::{Outcome, Producer, STALL},
     },
     session::api::SessionEvent,
     time::Time,
-    wire::{IdPrefix, check_encodable, properties_len},
+    wire::IdPrefix,
 };
 use rand_chacha::rand_core::Rng;
-
-/// What a content header frame holds beside the properties: frame header and end, class, weight, body
-/// size, and room for a generated id and our headers.
-const HEADER_OVERHEAD: usize = 8 + 12 + 33 + 64;
 
 impl Session {
     /// Opens a producer. It needs no connection: its channel is opened with its first message.
@@ -76,12 +73,13 @@ impl Session {
     ///
     /// What is wrong with it.
     pub fn check(&self, producer: ProducerId, message: &Message) -> Result<(), InvalidMessage> {
-        let buffer = self.producers.get(producer.0).map_or(usize::MAX, |p| p.config.buffer_bytes);
-        check_message(message, self.config.limits.body_max, buffer, self.config.limits.frame_max)
+        let Some(p) = self.producers.get(producer.0) else { return Ok(()) };
+        PublishLimits::new(&p.config, &self.config.limits).check(message)
     }
 
     /// Takes over a message that was accepted at a hand-over. It never refuses: at capacity it evicts
     /// ([`BufferPolicy::DropOldest`]), or overruns the buffer by what the hand-over admitted.
+    #[inline]
     pub fn accept(&mut self, producer: ProducerId, accepted: Accepted, now: Time) {
         self.advance(now);
         let now = self.now;
@@ -90,6 +88,11 @@ impl Session {
             p.last_left = now;
         }
         p.accept(accepted);
+        let armed = p.stall_armed == p.evicts() && p.config.ttl.is_none();
+        if p.ready && p.dirty && armed && !p.is_over() && !self.closed {
+            // Like the one before it.
+            return;
+        }
         if !p.dirty {
             p.dirty = true;
             self.dirty.push_back(producer);
@@ -439,31 +442,4 @@ impl Session {
             self.refresh_gate(ProducerId(number));
         }
     }
-}
-
-/// What can be known about a message before it is accepted.
-pub(crate) fn check_message(
-    message: &Message,
-    body_max: usize,
-    buffer_bytes: usize,
-    frame_max: u32,
-) -> Result<(), InvalidMessage> {
-    let length = message.body().len();
-    if length > body_max {
-        return Err(InvalidMessage::BodyTooLarge { length, limit: body_max });
-    }
-    if length > buffer_bytes {
-        return Err(InvalidMessage::LargerThanBuffer { length, limit: buffer_bytes });
-    }
-    if let Some(invalid) = message.invalid() {
-        return Err(invalid.clone());
-    }
-    if let Some(properties) = message.properties() {
-        let limit = (frame_max as usize).saturating_sub(HEADER_OVERHEAD);
-        let length = properties_len(properties);
-        if length > limit || check_encodable(properties).is_err() {
-            return Err(InvalidMessage::PropertiesTooLarge { length, limit });
-        }
-    }
-    Ok(())
 }

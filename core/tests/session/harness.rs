@@ -310,7 +310,7 @@ impl Peer {
     }
 
     /// What this peer sends changes what the client may send next.
-    fn note_reply(&mut self, n: u16, class: &AMQPClass) {
+    pub fn note_reply(&mut self, n: u16, class: &AMQPClass) {
         match class {
             AMQPClass::Channel(channel::AMQPMethod::Close(_)) => {
                 self.closing_by_us.insert(n);

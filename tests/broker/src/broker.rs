@@ -304,6 +304,21 @@ impl Broker {
         self.with(BrokerState::release_confirms);
     }
 
+    /// Keeps the replies to methods back; see [`BrokerState::hold_replies`].
+    pub fn hold_replies(&self) {
+        self.with(|state, _| state.hold_replies());
+    }
+
+    /// Sends the replies that were kept back, in their order or, `shuffled`, in a random one.
+    pub fn release_replies(&self, shuffled: bool) {
+        self.with(|state, now| state.release_replies(shuffled, now));
+    }
+
+    /// Forgets the replies that were kept back: they never come.
+    pub fn drop_replies(&self) {
+        self.with(|state, _| state.drop_replies());
+    }
+
     /// Nacks the next `n` publishes on confirm channels, instead of taking them.
     pub fn nack_next(&self, n: u64) {
         self.with(|state, _| state.nack_next(n));
@@ -316,7 +331,7 @@ impl Broker {
 
     /// Resets every connection, without a word. New ones are accepted at once.
     pub fn cut(&self) {
-        self.with(|state, _| state.cut());
+        self.with(BrokerState::cut);
     }
 
     /// Restarts in an orderly way: connections are closed with 320, and what is not durable is gone. New

@@ -393,7 +393,7 @@ impl Shared {
     fn wait_turn(&self, id: u64, arrived: Instant) -> bool {
         let mut control = self.lock();
         loop {
-            if !control.links.get(&id).is_some_and(|link| !link.cut) {
+            if control.links.get(&id).is_none_or(|link| link.cut) {
                 return false;
             }
             let left = control.delay.saturating_sub(arrived.elapsed());
@@ -410,40 +410,45 @@ impl Shared {
         }
     }
 
-    fn write(&self, id: u64, direction: Direction, mut to: &TcpStream, bytes: &[u8]) {
+    fn write(&self, id: u64, direction: Direction, to: &TcpStream, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
             let mut control = self.lock();
-            let (chunk, cut_after) = (control.chunk, control.cut_after[direction as usize]);
-            let Some(link) = control.links.get_mut(&id).filter(|link| !link.cut) else { return };
-            let mut n = rest.len();
-            if chunk > 0 {
-                n = n.min(chunk);
-            }
-            if let Some(at) = cut_after {
-                let left = at.saturating_sub(link.bytes[direction as usize]);
-                n = n.min(usize::try_from(left).unwrap_or(usize::MAX));
-                if n == 0 {
-                    control.cut_after[direction as usize] = None;
-                    control.cut_behind(id, direction);
-                    drop(control);
-                    self.changed.notify_all();
-                    return;
-                }
+            let Some(n) = control.claim(id, direction, rest.len()) else { return };
+            if n == 0 {
+                control.cut_after[direction as usize] = None;
+                control.cut_behind(id, direction);
+                drop(control);
+                self.changed.notify_all();
+                return;
             }
             drop(control);
-            match to.write(rest.get(..n).unwrap_or_default()) {
-                Ok(written) => {
-                    rest = rest.get(written..).unwrap_or_default();
-                    self.lock().count(id, direction, written as u64);
-                    self.changed.notify_all();
-                }
-                Err(error) if is_impatience(&error) => {}
-                // Gone: the other direction finds out, and tells.
-                Err(_) => return,
+            self.changed.notify_all();
+            let (piece, after) = rest.split_at(n);
+            if !self.write_all(id, to, piece) {
+                return;
             }
+            rest = after;
         }
         self.cut_if_due(id, direction);
+    }
+
+    /// Writes, as long as the connection stands; whether it did.
+    fn write_all(&self, id: u64, mut to: &TcpStream, bytes: &[u8]) -> bool {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match to.write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if is_impatience(&error) => {
+                    if self.lock().links.get(&id).is_none_or(|link| link.cut) {
+                        return false;
+                    }
+                }
+                // Gone: the other direction finds out, and tells.
+                Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// Cuts once the last byte is written, not only when the next one comes.
@@ -461,14 +466,25 @@ impl Shared {
 }
 
 impl Control {
-    fn count(&mut self, id: u64, direction: Direction, n: u64) {
+    /// How many of `available` bytes may be written at once; none if the connection is cut. They count as
+    /// forwarded from here on, before the receiver can have seen them: what is asked for once it has,
+    /// does not count them again.
+    fn claim(&mut self, id: u64, direction: Direction, available: usize) -> Option<usize> {
+        let link = self.links.get_mut(&id).filter(|link| !link.cut)?;
+        let bytes = &mut link.bytes[direction as usize];
+        let mut n = available;
+        if self.chunk > 0 {
+            n = n.min(self.chunk);
+        }
+        if let Some(at) = self.cut_after[direction as usize] {
+            n = n.min(usize::try_from(at.saturating_sub(*bytes)).unwrap_or(usize::MAX));
+        }
+        *bytes += n as u64;
         match direction {
-            Direction::ToBroker => self.counters.to_broker += n,
-            Direction::ToClient => self.counters.to_client += n,
+            Direction::ToBroker => self.counters.to_broker += n as u64,
+            Direction::ToClient => self.counters.to_client += n as u64,
         }
-        if let Some(link) = self.links.get_mut(&id) {
-            link.bytes[direction as usize] += n;
-        }
+        Some(n)
     }
 
     /// One direction of a link has ended.

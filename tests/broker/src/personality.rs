@@ -72,6 +72,20 @@ impl Personality {
         }
     }
 
+    /// As [`after_a_bad_handshake`](Self::after_a_bad_handshake), after the close for bytes that are no
+    /// frame.
+    pub(crate) const fn after_a_bad_frame(self) -> (Duration, Ending) {
+        self.after_a_bad_handshake()
+    }
+
+    /// How long the answer to a connection.close is awaited.
+    pub(crate) const fn close_ok_patience(self) -> Duration {
+        match self {
+            Self::RabbitMq => Duration::from_secs(30),
+            Self::LavinMq => Duration::from_secs(5),
+        }
+    }
+
     /// After how many *half* heartbeat intervals of silence the client counts as dead (measured at an
     /// interval of 2 s: 6 s and 7 s), and how its connection ends.
     pub(crate) const fn silence(self) -> (u32, Ending) {
@@ -81,8 +95,8 @@ impl Personality {
         }
     }
 
-    /// How a connection ends after the close handshake of a shutdown.
-    pub(crate) const fn after_shutdown(self) -> Ending {
+    /// How a connection ends that the server has no more use for.
+    pub(crate) const fn ending(self) -> Ending {
         match self {
             Self::RabbitMq => Ending::Reset,
             Self::LavinMq => Ending::Eof,

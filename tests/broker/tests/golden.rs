@@ -153,8 +153,14 @@ fn exclusive(name: &str) -> queue::Declare {
 }
 
 fn with_argument(name: &str, value: AMQPValue) -> Send {
+    with_arguments(&[(name, value)])
+}
+
+fn with_arguments(list: &[(&str, AMQPValue)]) -> Send {
     let mut arguments = FieldTable::default();
-    arguments.insert(name.into(), value);
+    for (name, value) in list {
+        arguments.insert((*name).into(), value.clone());
+    }
     declare(queue::Declare { arguments, ..exclusive("golden.arguments") })
 }
 
@@ -261,6 +267,41 @@ fn scripts() -> Vec<(&'static str, Vec<Send>, usize)> {
                 ack(1, false),
             ],
             5,
+        ),
+        (
+            "refused by a full queue, mandatory",
+            vec![
+                with_arguments(&[
+                    ("x-max-length", AMQPValue::LongInt(1)),
+                    ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+                ]),
+                select(),
+                Send::Await,
+                Send::Await,
+                publish("", "golden.arguments", &plain()),
+                Send::Await,
+                publish("", "golden.arguments", &plain()),
+                Send::Await,
+                get("golden.none"),
+            ],
+            1,
+        ),
+        (
+            "a queue of length 0",
+            vec![
+                with_argument("x-max-length", AMQPValue::LongInt(0)),
+                select(),
+                Send::Await,
+                Send::Await,
+                publish("", "golden.arguments", &plain()),
+                Send::Await,
+                get("golden.arguments"),
+                Send::Await,
+                consume("golden.arguments", "c"),
+                Send::Await,
+                publish("", "golden.arguments", &plain()),
+            ],
+            4,
         ),
         ("get from an empty queue", vec![q(), get("golden.q")], 2),
         ("get from nowhere", vec![get("golden.none")], 1),
@@ -513,7 +554,29 @@ fn handshakes(address: SocketAddr) -> Vec<String> {
     raw.method(0, tune_ok());
     raw.method(0, open("nowhere"));
     answers.push(raw.answer());
-    answers
+    // A mechanism that does not exist.
+    let mut raw = Raw::connect(address);
+    let AMQPClass::Connection(connection::AMQPMethod::StartOk(mut nonsense)) = start_ok("guest")
+    else {
+        unreachable!()
+    };
+    nonsense.mechanism = "NONSENSE".into();
+    raw.method(0, AMQPClass::Connection(connection::AMQPMethod::StartOk(nonsense)));
+    answers.extend([raw.answer(), raw.answer()]);
+    // Larger than a frame may be before Tune.
+    let mut raw = Raw::connect(address);
+    let AMQPClass::Connection(connection::AMQPMethod::StartOk(mut large)) = start_ok("guest")
+    else {
+        unreachable!()
+    };
+    large.client_properties.insert("large".into(), AMQPValue::LongString("x".repeat(5000).into()));
+    raw.method(0, AMQPClass::Connection(connection::AMQPMethod::StartOk(large)));
+    answers.extend([raw.answer(), raw.answer()]);
+    // A method that has no place here.
+    let mut raw = Raw::connect(address);
+    raw.method(0, open("/"));
+    answers.push(raw.answer());
+    answers.iter().map(|words| known(words)).collect()
 }
 
 fn real() -> SocketAddr {

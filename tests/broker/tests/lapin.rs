@@ -376,8 +376,11 @@ async fn s21_blocked_is_notified() {
     let mut events = std::pin::pin!(connection.events_listener());
     let channel = confirming(&connection).await;
     queue(&channel, "blocked", FieldTable::default()).await;
-    publish(&channel, "", "blocked", false, b"1").await.unwrap();
     broker.block("low on memory");
+    let waits = tokio::spawn({
+        let channel = channel.clone();
+        async move { publish(&channel, "", "blocked", false, b"1").await }
+    });
     let mut next = async || loop {
         match tokio::time::timeout(LONG, events.next()).await.unwrap().unwrap() {
             Event::ConnectionBlocked(reason) => return Some(reason),
@@ -386,8 +389,10 @@ async fn s21_blocked_is_notified() {
         }
     };
     assert_eq!(next().await.as_deref(), Some("low on memory"));
+    assert_eq!(broker.depth("blocked"), 0);
     broker.unblock();
     assert_eq!(next().await, None);
+    assert!(waits.await.unwrap().unwrap().is_ack());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

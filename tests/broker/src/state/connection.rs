@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use amq_protocol::types::{AMQPValue, FieldTable};
-use lavinmq_core::time::Time;
+use lavinmq_core::{time::Time, wire::FRAME_MIN_SIZE};
 
 use super::channel::Channel;
 use crate::personality::Ending;
@@ -62,6 +62,7 @@ pub(super) struct Connection {
     pub(super) ending: Option<(Time, Ending)>,
     /// When a tick has to look at `ending`.
     pub(super) ending_check: Option<Time>,
+    /// The largest frame, in both directions; before Tune, the smallest that it could be.
     pub(super) frame_max: u32,
     pub(super) channel_max: u16,
     /// Zero is none.
@@ -72,8 +73,6 @@ pub(super) struct Connection {
     pub(super) vhost: String,
     pub(super) client_properties: FieldTable,
     pub(super) capabilities: Capabilities,
-    /// Whether it ever published: only such connections are blocked.
-    pub(super) published: bool,
     /// An alarm stopped this connection: nothing is read from it.
     pub(super) blocked: bool,
     pub(super) channels: BTreeMap<u16, Channel>,
@@ -82,7 +81,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(now: Time, frame_max: u32) -> Self {
+    pub(super) fn new(now: Time) -> Self {
         Self {
             phase: Phase::Header,
             input: Vec::new(),
@@ -90,7 +89,7 @@ impl Connection {
             announced: false,
             ending: None,
             ending_check: None,
-            frame_max,
+            frame_max: FRAME_MIN_SIZE,
             channel_max: 0,
             heartbeat: Duration::ZERO,
             last_received: now,
@@ -99,7 +98,6 @@ impl Connection {
             vhost: String::new(),
             client_properties: FieldTable::default(),
             capabilities: Capabilities::default(),
-            published: false,
             blocked: false,
             channels: BTreeMap::new(),
             confirming: Vec::new(),
@@ -114,6 +112,12 @@ impl Connection {
     pub(super) const fn end_at(&mut self, at: Time, ending: Ending) {
         self.ending = Some((at, ending));
         self.ending_check = Some(at);
+    }
+
+    /// Whether the client has not shown yet who it is and that it understands us: its mistakes are then
+    /// not worth an answer.
+    pub(super) const fn is_unproven(&self) -> bool {
+        matches!(self.phase, Phase::Header | Phase::StartOk | Phase::TuneOk)
     }
 
     /// Whether deliveries may be written.

@@ -5,7 +5,12 @@ use lavinmq_core::wire::{
     self, Frame, FrameKind, HEARTBEAT, Method, PROTOCOL_HEADER, decode, decode_method,
 };
 
-use super::{BrokerState, ConnId, channel::Channel, connection::Phase, queue::QueueId};
+use super::{
+    BrokerState, ConnId,
+    channel::Channel,
+    connection::{Connection, Phase},
+    queue::QueueId,
+};
 use crate::personality::Ending;
 
 /// A mistake of the client's.
@@ -110,10 +115,15 @@ impl BrokerState {
                 }
                 Err(error) => {
                     at = input.len();
+                    if connection.is_unproven() {
+                        self.give_up(id);
+                        continue;
+                    }
                     let text = reply_text(error.code(), &error.to_string());
                     self.close_connection_with(id, error.code(), &text, MethodId::default());
-                    // Where the next frame starts is not known.
-                    self.end(id, Ending::Eof);
+                    // Where the next frame starts is not known: nobody waits for close-ok.
+                    let (after, ending) = self.settings.personality.after_a_bad_frame();
+                    self.end_at(id, self.now + after, ending);
                 }
             }
         }
@@ -135,7 +145,7 @@ impl BrokerState {
         let wrong = input.iter().zip(&PROTOCOL_HEADER).any(|(is, should)| is != should);
         if wrong {
             self.write(id, |out| out.extend_from_slice(&PROTOCOL_HEADER));
-            self.end(id, Ending::Eof);
+            self.end(id, self.settings.personality.ending());
             return Some(input.len());
         }
         None
@@ -350,7 +360,9 @@ impl BrokerState {
 
     fn refuse(&mut self, id: ConnId, channel: u16, refusal: &Refusal, method: MethodId) {
         let method = refusal.about.unwrap_or(method);
-        if refusal.connection || channel == 0 {
+        if self.connections.get(&id).is_some_and(Connection::is_unproven) {
+            self.give_up(id);
+        } else if refusal.connection || channel == 0 {
             self.close_connection_with(id, refusal.code, &refusal.text, method);
         } else {
             self.close_channel_with(id, channel, refusal.code, &refusal.text, method);
@@ -404,12 +416,12 @@ impl BrokerState {
             method_id: method.1,
         };
         self.send(id, 0, &AMQPClass::Connection(conn::AMQPMethod::Close(close)));
-        let now = self.now;
+        let (now, patience) = (self.now, self.settings.personality.close_ok_patience());
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.phase = Phase::Closing;
             connection.blocked = false;
             // For a client that never answers.
-            connection.end_at(now + super::FLUSH, Ending::Eof);
+            connection.end_at(now + patience, Ending::Eof);
         }
     }
 
@@ -460,6 +472,12 @@ impl BrokerState {
             self.forget_consumer(consumer.queue, consumer.id);
         }
     }
+}
+
+/// Whether a method of ours answers one of the client's. (Replies have odd numbers. Those of `basic.get`
+/// go another way: their content has to stay with them.)
+pub(super) fn is_reply(method: &AMQPClass) -> bool {
+    method.get_amqp_method_id() % 2 == 1
 }
 
 fn on_channel_0() -> Refusal {

@@ -7,16 +7,16 @@ use amq_protocol::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
+use lavinmq_core::wire::FRAME_MIN_SIZE;
+
 use super::{
     BrokerState, ConnId,
     connection::{Capabilities, Phase},
     frames::{MethodId, Refusal, reply_text},
 };
-use crate::personality::Ending;
 
 /// The largest frame where neither side has a limit.
 const UNLIMITED: u32 = 1 << 30;
-const FRAME_MIN: u32 = lavinmq_core::wire::FRAME_MIN_SIZE;
 
 impl BrokerState {
     /// Answers the protocol header.
@@ -29,10 +29,8 @@ impl BrokerState {
             locales: "en_US".into(),
         };
         self.send(id, 0, &AMQPClass::Connection(conn::AMQPMethod::Start(start)));
-        let offered = self.settings.tune.frame_max;
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.phase = Phase::StartOk;
-            connection.frame_max = if offered == 0 { UNLIMITED } else { offered };
         }
     }
 
@@ -77,13 +75,19 @@ impl BrokerState {
                 self.release_connection(id);
                 let ok = conn::AMQPMethod::CloseOk(conn::CloseOk {});
                 self.send(id, 0, &AMQPClass::Connection(ok));
-                // Closes that cross: ours still awaits its answer, but the transport goes with both.
-                self.end(id, Ending::Eof);
+                // RabbitMQ leaves it to the client to close the socket, for a long time.
+                let personality = self.settings.personality;
+                if personality.is_rabbitmq() {
+                    let until = self.now + personality.close_ok_patience();
+                    self.end_at(id, until, personality.ending());
+                } else {
+                    self.end(id, personality.ending());
+                }
                 Ok(())
             }
             (Phase::Closing, conn::AMQPMethod::CloseOk(_)) => {
                 self.logs.add(id, 0, "connection.close-ok", "");
-                self.end(id, Ending::Eof);
+                self.end(id, self.settings.personality.ending());
                 Ok(())
             }
             (Phase::Closing, _) => Ok(()),
@@ -113,14 +117,15 @@ impl BrokerState {
 
     fn start_ok(&mut self, id: ConnId, start_ok: conn::StartOk) {
         self.logs.add(id, 0, "connection.start-ok", start_ok.mechanism.as_str());
-        let user = (start_ok.mechanism.as_str() == "PLAIN")
-            .then(|| plain(start_ok.response.as_bytes()))
-            .flatten()
+        if start_ok.mechanism.as_str() != "PLAIN" {
+            self.give_up(id);
+            return;
+        }
+        let user = plain(start_ok.response.as_bytes())
             .filter(|(user, password)| {
                 self.settings.users.get(*user).is_some_and(|p| p == password)
             })
             .map(|(user, _)| user.to_owned());
-        let now = self.now;
         let tune = self.settings.tune;
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.capabilities = Capabilities::of(&start_ok.client_properties);
@@ -134,8 +139,7 @@ impl BrokerState {
                 );
                 self.close_connection_with(id, 403, &reply_text(403, &text), MethodId::default());
             } else {
-                let (after, ending) = self.settings.personality.after_a_bad_handshake();
-                self.end_at(id, now + after, ending);
+                self.give_up(id);
             }
             return;
         };
@@ -149,6 +153,12 @@ impl BrokerState {
         self.send(id, 0, &AMQPClass::Connection(conn::AMQPMethod::Tune(tune)));
     }
 
+    /// Ends a connection whose handshake went wrong, without a word.
+    pub(super) fn give_up(&mut self, id: ConnId) {
+        let (after, ending) = self.settings.personality.after_a_bad_handshake();
+        self.end_at(id, self.now + after, ending);
+    }
+
     fn tune_ok(&mut self, id: ConnId, tune_ok: &conn::TuneOk) {
         let subject = format!(
             "channel_max={} frame_max={} heartbeat={}",
@@ -157,12 +167,11 @@ impl BrokerState {
         self.logs.add(id, 0, "connection.tune-ok", &subject);
         let offer = self.settings.tune;
         let frame_max_ok = is_within(tune_ok.frame_max, offer.frame_max)
-            && (tune_ok.frame_max == 0 || tune_ok.frame_max >= FRAME_MIN);
+            && (tune_ok.frame_max == 0 || tune_ok.frame_max >= FRAME_MIN_SIZE);
         let channel_max_ok = is_within(tune_ok.channel_max.into(), offer.channel_max.into());
         if !frame_max_ok || !channel_max_ok {
             if self.settings.personality.is_rabbitmq() {
-                let (after, ending) = self.settings.personality.after_a_bad_handshake();
-                self.end_at(id, self.now + after, ending);
+                self.give_up(id);
             } else {
                 let text = reply_text(530, "negotiated frame_max or channel_max is not allowed");
                 self.close_connection_with(id, 530, &text, MethodId(10, 31));

@@ -25,7 +25,7 @@ use std::{
 use amq_protocol::protocol::AMQPClass;
 use lavinmq_core::time::Time;
 
-pub use control::{ConnectionInfo, Counters, StoredMessage};
+pub use control::{ConnectionInfo, Counters, Enqueued, StoredMessage};
 pub use log::Logged;
 pub use settings::Settings;
 
@@ -47,6 +47,14 @@ const FLUSH: Duration = Duration::from_secs(5);
 /// A connection. Never used twice in the life of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(u64);
+
+impl ConnId {
+    /// The number itself, counted from 0.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
 
 /// Many connections over one set of queues and exchanges, as a pure state machine.
 ///
@@ -139,28 +147,29 @@ impl BrokerState {
         let id = ConnId(self.next_connection);
         self.next_connection += 1;
         self.counters.connections += 1;
-        // Until Tune a frame is at most what tune-ok could ask for.
-        let frame_max = self.settings.tune.frame_max;
-        self.connections.insert(id, Connection::new(self.now, frame_max));
+        self.connections.insert(id, Connection::new(self.now));
         id
     }
 
     /// Bytes arrived. Bytes for a connection that [wants none](Self::wants_input) are kept until it
-    /// does.
+    /// does; those for one that is over are discarded.
     pub fn receive(&mut self, id: ConnId, bytes: &[u8], now: Time) {
         self.advance(now);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.last_received = self.now;
+        if connection.phase == Phase::Over {
+            return;
+        }
         connection.input.extend_from_slice(bytes);
         self.process_input(id);
     }
 
     /// Whether the transport should be read. Not while an alarm blocks the connection (RabbitMQ stops
-    /// reading the socket), nor while its output is not taken, nor once it is over.
+    /// reading the socket), nor while its output is not taken.
     #[must_use]
     pub fn wants_input(&self, id: ConnId) -> bool {
         self.connections.get(&id).is_some_and(|connection| {
-            connection.is_reading() && connection.output.len() <= self.settings.output_limit * 2
+            !connection.blocked && connection.output.len() <= self.settings.output_limit * 2
         })
     }
 
@@ -260,12 +269,20 @@ impl BrokerState {
 
     /// Appends one method frame to a connection's output.
     fn send(&mut self, id: ConnId, channel: u16, method: &AMQPClass) {
+        if self.controls.hold_replies && channel != 0 && frames::is_reply(method) {
+            let mut frame = Vec::new();
+            frames::put_method(&mut frame, channel, method);
+            self.controls.held_replies.push((id, frame));
+            return;
+        }
         self.write(id, |out| frames::put_method(out, channel, method));
     }
 
-    /// Appends to a connection's output.
+    /// Appends to a connection's output, unless it is over.
     fn write(&mut self, id: ConnId, put: impl FnOnce(&mut Vec<u8>)) {
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && connection.phase != Phase::Over
+        {
             put(connection.output.buffer());
             connection.last_sent = self.now;
             announce(&mut self.changed, id, connection);

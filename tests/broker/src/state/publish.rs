@@ -64,8 +64,8 @@ impl BrokerState {
             properties: Bytes::new(),
             body: Vec::new(),
         });
-        connection.published = true;
-        // RabbitMQ stops at the method of the first publish; the content waits in the input.
+        // RabbitMQ stops at the method of the first publish after the alarm; its content waits in the
+        // input.
         if self.blocked.is_some() && rabbitmq {
             self.block_connection(id);
         }
@@ -182,7 +182,9 @@ impl BrokerState {
         let content = Arc::new(content);
         let mut fate = Fate::Taken;
         for queue in &queues {
-            if !self.enqueue(*queue, &content) {
+            if self.enqueue(*queue, &content) {
+                self.record(id, *queue, &content);
+            } else {
                 fate = Fate::Refused;
             }
         }
@@ -364,16 +366,20 @@ impl BrokerState {
                 if ack {
                     put_ack(&mut out, channel, tag, false);
                 } else {
-                    put_nack(&mut out, channel, tag, false, false);
+                    put_nack(&mut out, channel, tag, false, true);
                 }
             }
         } else if rabbitmq {
             coalesce(&nacks, &acks, open_from, |tag, many| {
-                put_nack(&mut out, channel, tag, many, false);
+                put_nack(&mut out, channel, tag, many, true);
             });
-            coalesce(&acks, &[], open_from.min(first_or_max(&nacks)), |tag, many| {
-                put_ack(&mut out, channel, tag, many);
-            });
+            if let [tag] = *acks {
+                put_ack(&mut out, channel, tag, false);
+            } else {
+                coalesce(&acks, &nacks, open_from, |tag, many| {
+                    put_ack(&mut out, channel, tag, many);
+                });
+            }
         } else if let Some(last) = acks.iter().max() {
             put_ack(&mut out, channel, *last, true);
         }
@@ -399,20 +405,12 @@ impl Confirms {
     }
 }
 
-fn first_or_max(tags: &[u64]) -> u64 {
-    tags.iter().copied().min().unwrap_or(u64::MAX)
-}
-
 /// As RabbitMQ does it: the tags below everything that is open or has the other verdict become one
 /// confirm with `multiple`, the others single ones.
 fn coalesce(tags: &[u64], others: &[u64], open_from: u64, mut put: impl FnMut(u64, bool)) {
     let mut tags = tags.to_vec();
     tags.sort_unstable();
-    if let [tag] = *tags {
-        put(tag, false);
-        return;
-    }
-    let cutoff = open_from.min(first_or_max(others));
+    let cutoff = others.iter().copied().min().unwrap_or(u64::MAX).min(open_from);
     let below = tags.partition_point(|tag| *tag < cutoff);
     if let Some(last) = tags[..below].last() {
         put(*last, true);

@@ -209,6 +209,10 @@ impl Queue {
     /// Drops what is over the length limit from the head; how many that were.
     pub(super) fn trim(&mut self) -> u64 {
         let mut dropped = 0;
+        if self.limits.overflow == Overflow::RejectPublish {
+            // What was requeued may overrun it: a queue that refuses publishes never drops.
+            return 0;
+        }
         while self.limits.max_length.is_some_and(|max| self.ready_count() > max) {
             self.ready.pop_front();
             dropped += 1;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::common::*;
-use amq_protocol::protocol::{AMQPClass, channel, connection};
+use amq_protocol::protocol::{AMQPClass, channel, connection, queue};
 use lavinmq_core::wire;
 use lavinmq_testing::{Ending, Personality, Settings};
 
@@ -38,12 +38,16 @@ fn start_says_which_broker_it_is_and_tune_what_it_offers() {
 
 #[test]
 fn s01_a_wrong_protocol_header_is_answered_with_ours() {
-    let mut world = lavin();
-    let id = world.state.connect(world.now);
-    world.receive(id, b"AMQP\x01\x01\x00\x0a");
-    assert_eq!(world.ending(id), None, "before the answer is written");
-    assert_eq!(world.got(id), [Got::ProtocolHeader]);
-    assert_eq!(world.ending(id), Some(Ending::Eof));
+    for (mut world, ending) in [(rabbit(), Ending::Reset), (lavin(), Ending::Eof)] {
+        let id = world.state.connect(world.now);
+        world.receive(id, b"AMQP\x01\x01\x00\x0a");
+        assert_eq!(world.ending(id), None, "before the answer is written");
+        assert_eq!(world.state.poll_changed(), Some(id));
+        assert_eq!(world.state.poll_changed(), None);
+        assert_eq!(world.got(id), [Got::ProtocolHeader]);
+        assert_eq!(world.ending(id), Some(ending));
+        assert_eq!(world.state.poll_changed(), Some(id), "now it can be ended");
+    }
 }
 
 #[test]
@@ -79,6 +83,30 @@ fn s03_a_wrong_password_is_a_403_for_those_who_can_take_it_and_else_an_end() {
             world.pass(Duration::from_secs(after));
         }
         assert_eq!(world.ending(id), Some(ending));
+    }
+}
+
+#[test]
+fn s02_mistakes_before_tune_are_not_worth_an_answer() {
+    let AMQPClass::Connection(connection::AMQPMethod::StartOk(proper)) =
+        start_ok("guest", "guest", ALL)
+    else {
+        panic!()
+    };
+    let nonsense = connection::StartOk { mechanism: "NONSENSE".into(), ..proper.clone() };
+    let large =
+        connection::StartOk { locale: "x".into(), response: "x".repeat(4096).into(), ..proper };
+    for start_ok in [nonsense, large] {
+        for (mut world, after, ending) in [(rabbit(), 3, Ending::Reset), (lavin(), 0, Ending::Eof)]
+        {
+            let id = world.state.connect(world.now);
+            world.receive(id, &wire::PROTOCOL_HEADER);
+            world.got(id);
+            world.send(id, 0, conn(connection::AMQPMethod::StartOk(start_ok.clone())));
+            assert_eq!(world.got(id), []);
+            world.pass(Duration::from_secs(after));
+            assert_eq!(world.ending(id), Some(ending));
+        }
     }
 }
 
@@ -166,7 +194,7 @@ fn s08_frames_out_of_place_close_the_connection_with_the_right_code() {
     wire::put_content_header(&mut too_much, 1, 3, &Default::default());
     wire::put_body(&mut too_much, 1, b"four", 4096);
     for (bytes, code) in [
-        (&heartbeat[..], 501),
+        (&heartbeat[..], 505),
         (&body_first, 505),
         (&method_in_content, 505),
         (&too_much, 501),
@@ -221,22 +249,23 @@ fn s16_a_channel_closed_by_the_server_discards_until_close_ok() {
 }
 
 #[test]
-fn the_clients_close_is_answered_and_ends_the_transport() {
-    let mut world = lavin();
-    let id = world.client();
-    world.declare(
-        id,
-        amq_protocol::protocol::queue::Declare {
-            queue: "mine".into(),
-            exclusive: true,
-            ..Default::default()
-        },
-    );
-    let close = conn(connection::AMQPMethod::Close(connection::Close::default()));
-    let ok = conn(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
-    assert_eq!(world.call(id, 0, close), ok);
-    assert_eq!(world.ending(id), Some(Ending::Eof));
-    assert!(!world.state.has_queue("mine"));
+fn the_clients_close_is_answered_and_rabbitmq_leaves_the_socket_to_the_client() {
+    for (mut world, after) in [(rabbit(), 30), (lavin(), 0)] {
+        let id = world.client();
+        let mine = queue::Declare { queue: "mine".into(), exclusive: true, ..Default::default() };
+        world.declare(id, mine);
+        let close = conn(connection::AMQPMethod::Close(connection::Close::default()));
+        let ok = conn(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+        assert_eq!(world.call(id, 0, close), ok);
+        assert!(!world.state.has_queue("mine"));
+        assert_eq!(world.ending(id).is_some(), after == 0);
+        // The client's end of the socket must be noticed meanwhile.
+        assert!(world.state.wants_input(id));
+        world.send(id, 1, qos(1));
+        world.pass(Duration::from_secs(after));
+        assert!(world.ending(id).is_some());
+        assert_eq!(world.got(id), []);
+    }
 }
 
 #[test]
@@ -254,30 +283,26 @@ fn close_connections_waits_for_close_ok_or_five_seconds() {
 }
 
 #[test]
-fn s21_rabbitmq_blocks_who_publishes_and_reads_no_more() {
+fn s21_rabbitmq_blocks_who_publishes_after_the_alarm_and_reads_no_more() {
     let mut world = rabbit();
-    let (publisher, consumer) = (world.client(), world.client());
-    world.declare(publisher, durable("q"));
-    world.publish(publisher, "", "q", b"before");
+    let (published, publishes) = (world.client(), world.client());
+    world.declare(published, durable("q"));
+    world.publish(published, "", "q", b"before");
     world.state.block("low on memory", world.now);
-    let AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked)) = world.one(publisher)
+    // Having published before is no reason.
+    assert!(matches!(world.call(published, 1, qos(1)), AMQPClass::Basic(_)));
+    world.publish(publishes, "", "q", b"meanwhile");
+    let AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked)) = world.one(publishes)
     else {
         panic!()
     };
     assert_eq!(blocked.reason.as_str(), "low on memory");
-    assert!(!world.state.wants_input(publisher));
-    assert!(world.state.wants_input(consumer), "it never published");
-    // Its first publish blocks this one, too; the message waits.
-    world.publish(consumer, "", "q", b"meanwhile");
-    assert!(matches!(
-        world.one(consumer),
-        AMQPClass::Connection(connection::AMQPMethod::Blocked(_))
-    ));
-    world.send(consumer, 1, qos(1));
-    assert_eq!(world.got(consumer), [], "no method is answered");
+    assert!(!world.state.wants_input(publishes) && world.state.wants_input(published));
+    world.send(publishes, 1, qos(1));
+    assert_eq!(world.got(publishes), [], "no method is answered");
     assert_eq!(world.bodies("q"), ["before"]);
     world.state.unblock(world.now);
-    let got = world.got(consumer);
+    let got = world.got(publishes);
     assert!(matches!(
         got[0],
         Got::Method(0, AMQPClass::Connection(connection::AMQPMethod::Unblocked(_)))
@@ -318,11 +343,16 @@ fn output_that_nobody_takes_stops_deliveries_and_then_reading() {
         world.send(id, 1, qos(1));
     }
     assert!(!world.state.wants_input(id));
+    while world.state.poll_changed().is_some() {}
+    let (_, first_frame) = wire::decode(world.state.output(id), u32::MAX).unwrap().unwrap();
+    world.state.consume_output(id, first_frame, world.now);
+    assert_eq!(world.state.poll_changed(), Some(id), "it is to be read again");
+    assert!(world.state.wants_input(id));
     let mut delivered = 0;
     for _ in 0..10 {
         delivered += deliveries(&world.got(id)).len();
     }
-    assert_eq!(delivered, 50, "the rest came as room was made");
+    assert_eq!(delivered, 49, "the rest came as room was made");
     assert!(world.state.wants_input(id));
 }
 

@@ -1,0 +1,237 @@
+//! One measured run of one contestant, in a process of its own: warm up, find out how many
+//! messages fill the time, do that many, and print what they cost on one line.
+
+use std::time::{Duration, Instant};
+
+use crate::contestants::{self, Contestant, Entry, Job, Latencies};
+use crate::modes::Task;
+use crate::raw::{Raw, Target};
+use crate::usage::{Cost, Usage, peak_memory};
+use crate::{AllocationCount, Fallible};
+
+/// A run warms up until one batch of messages took this long.
+const WARM_UP: Duration = Duration::from_millis(40);
+
+/// The first batch of the warm-up; each is four times the one before.
+const FIRST_BATCH: u64 = 256;
+
+/// The most messages of a run: what a real broker can be asked to hold.
+const MOST: u64 = 20_000_000;
+
+/// What one run is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) contestant: String,
+    pub(crate) task: Task,
+    pub(crate) target: Target,
+    /// The peer is our sink: queues need no filling.
+    pub(crate) sink: bool,
+    /// About how long to measure.
+    pub(crate) budget: Duration,
+}
+
+/// What it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Outcome {
+    pub(crate) messages: u64,
+    /// CPU nanoseconds of the process a message.
+    pub(crate) cpu: f64,
+    /// Messages a second.
+    pub(crate) rate: f64,
+    /// Voluntary context switches a message.
+    pub(crate) switches: f64,
+    /// Allocations a message, where they are counted.
+    pub(crate) allocations: Option<f64>,
+    /// Bytes.
+    pub(crate) memory: u64,
+    /// Nanoseconds.
+    pub(crate) p50: Option<f64>,
+    pub(crate) p99: Option<f64>,
+}
+
+/// Runs `plan` and prints the outcome.
+pub(crate) fn run(plan: &Plan, allocations: Option<AllocationCount>) -> Fallible {
+    let entry = contestants::named(&plan.contestant)?;
+    let mut harness = Harness::new(plan, entry)?;
+    let mut contestant = (entry.open)(&plan.target, &plan.task)?;
+
+    let mut batch = FIRST_BATCH;
+    let fitting = loop {
+        let queue = harness.prepare(batch)?;
+        let start = Instant::now();
+        harness.run(contestant.as_mut(), batch, queue)?;
+        let took = start.elapsed().saturating_sub(harness.delay);
+        if took >= WARM_UP {
+            break batch as f64 * plan.budget.as_secs_f64() / took.as_secs_f64();
+        }
+        batch *= 4;
+    };
+    let messages = (fitting as u64).clamp(FIRST_BATCH, MOST);
+
+    let queue = harness.prepare(messages)?;
+    let start = Usage::now(allocations)?;
+    let latencies = harness.run(contestant.as_mut(), messages, queue)?;
+    let cost = start.elapsed(allocations)?;
+    let outcome = outcome(messages, cost, harness.delay, latencies, peak_memory()?);
+    harness.clean_up()?;
+    println!("{}", outcome.line());
+    // How a client ends is not measured, and some panic when they outlive their runtime.
+    std::mem::forget(contestant);
+    Ok(())
+}
+
+fn outcome(
+    messages: u64,
+    cost: Cost,
+    idle: Duration,
+    latencies: Option<Latencies>,
+    memory: u64,
+) -> Outcome {
+    let n = messages as f64;
+    let at = |quantile| latencies.as_ref().map(|times| times.value_at_quantile(quantile) as f64);
+    Outcome {
+        messages,
+        cpu: cost.cpu.as_nanos() as f64 / n,
+        rate: n / cost.wall.saturating_sub(idle).as_secs_f64(),
+        switches: cost.switches as f64 / n,
+        allocations: cost.allocations.map(|count| count as f64 / n),
+        memory,
+        p50: at(0.5),
+        p99: at(0.99),
+    }
+}
+
+/// The broker's side of a run, over a connection of its own.
+struct Harness<'a> {
+    plan: &'a Plan,
+    probe: Raw,
+    /// The part of a run's time in which the sink does nothing on purpose.
+    delay: Duration,
+    /// Messages that the probe has published.
+    sent: u64,
+    jobs: u64,
+    /// Queues that consumers were given.
+    used: Vec<String>,
+}
+
+impl<'a> Harness<'a> {
+    fn new(plan: &'a Plan, entry: &Entry) -> Fallible<Self> {
+        let mut probe = Raw::open(&plan.target)?;
+        probe.confirm_select()?;
+        probe.declare(&plan.task.queue, false)?;
+        probe.purge(&plan.task.queue)?;
+        let delay = match plan.sink && plan.task.mode.consumes() {
+            true => entry.start_delay,
+            false => Duration::ZERO,
+        };
+        Ok(Self { plan, probe, delay, sent: 0, jobs: 0, used: Vec::new() })
+    }
+
+    /// A queue with `count` messages, if the mode consumes.
+    fn prepare(&mut self, count: u64) -> Fallible<String> {
+        let Plan { task, sink, .. } = self.plan;
+        if !task.mode.consumes() {
+            return Ok(task.queue.clone());
+        }
+        if *sink {
+            return Ok(format!("deliver-{}-{count}-{}", task.size, self.delay.as_millis()));
+        }
+        let queue = format!("{}-{}", task.queue, self.used.len());
+        self.probe.declare(&queue, false)?;
+        self.probe.purge(&queue)?;
+        self.used.push(queue.clone());
+        self.probe.publish_confirmed(&queue, &task.body(), &mut self.sent, count)?;
+        Ok(queue)
+    }
+
+    /// One job, and the time until its last byte has arrived.
+    fn run(
+        &mut self,
+        contestant: &mut dyn Contestant,
+        count: u64,
+        queue: String,
+    ) -> Fallible<Option<Latencies>> {
+        let task = &self.plan.task;
+        let unconfirmed = !task.mode.consumes() && !task.mode.confirms();
+        let base = if unconfirmed { self.probe.declare(&task.queue, true)? } else { 0 };
+        self.jobs += 1;
+        let tag = format!("bench-{}", self.jobs);
+        let latencies = contestant.run(Job { count, queue, tag })?;
+        if unconfirmed {
+            self.probe.await_messages(&task.queue, base, count, |time| contestant.idle(time))?;
+        }
+        Ok(latencies)
+    }
+
+    fn clean_up(&mut self) -> Fallible {
+        if !self.plan.sink {
+            for queue in std::mem::take(&mut self.used) {
+                self.probe.delete(&queue)?;
+            }
+            self.probe.purge(&self.plan.task.queue)?;
+        }
+        Ok(())
+    }
+}
+
+impl Outcome {
+    fn line(&self) -> String {
+        let Self { messages, cpu, rate, switches, memory, .. } = self;
+        let mut line = format!(
+            "messages={messages} cpu={cpu} rate={rate} switches={switches} memory={memory}"
+        );
+        for (name, value) in
+            [("allocations", self.allocations), ("p50", self.p50), ("p99", self.p99)]
+        {
+            if let Some(value) = value {
+                line.push_str(&format!(" {name}={value}"));
+            }
+        }
+        line
+    }
+}
+
+impl std::str::FromStr for Outcome {
+    type Err = crate::Failure;
+
+    fn from_str(line: &str) -> Fallible<Self> {
+        let mut outcome = Self::default();
+        for part in line.split_whitespace() {
+            let (name, value) = part.split_once('=').ok_or("an outcome without names")?;
+            let value: f64 = value.parse()?;
+            match name {
+                "messages" => outcome.messages = value as u64,
+                "cpu" => outcome.cpu = value,
+                "rate" => outcome.rate = value,
+                "switches" => outcome.switches = value,
+                "memory" => outcome.memory = value as u64,
+                "allocations" => outcome.allocations = Some(value),
+                "p50" => outcome.p50 = Some(value),
+                "p99" => outcome.p99 = Some(value),
+                _ => return Err(format!("an outcome with {name}").into()),
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_survives_its_line() -> Fallible {
+        let outcome = Outcome {
+            messages: 3,
+            cpu: 61.25,
+            rate: 1e6,
+            switches: 0.001,
+            allocations: Some(2.0),
+            memory: 4096,
+            p50: None,
+            p99: Some(17_000.0),
+        };
+        assert_eq!(outcome.line().parse::<Outcome>()?, outcome);
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::child::Plan;
+use crate::modes::{Mode, Task};
+use crate::raw::Target;
+use crate::sink::Manner;
+use crate::{AllocationCount, Fallible, child, machine, sink, versus};
+
+/// Benchmarks of AMQP 0-9-1 clients, side by side.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// All contestants in all modes, interleaved; prints a table.
+    Versus(Versus),
+    /// The fast sink alone: prints its port, and serves until killed.
+    Sink(Sink),
+    /// The sink counts and checks what the raw client sends and takes; prints its speed.
+    SelfTest,
+    /// One measured run (what `versus` starts); prints its figures on one line.
+    #[command(hide = true)]
+    Contestant(Contestant),
+}
+
+/// What `versus` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Versus {
+    /// Two minutes: fewer and shorter rounds, 1 KiB in the modes that have a ceiling there.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Only these modes.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) modes: Vec<Mode>,
+    /// Only these contestants.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) contestants: Vec<String>,
+    /// Body sizes in bytes, instead of 16 and 1024.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) sizes: Vec<usize>,
+    /// Rounds: the median of so many runs.
+    #[arg(long)]
+    pub(crate) rounds: Option<usize>,
+    /// How long one run is measured, in milliseconds.
+    #[arg(long)]
+    pub(crate) budget: Option<u64>,
+    /// A broker, instead of the sink. Queues beginning with `lavinmq-benches` are emptied
+    /// and deleted.
+    #[arg(long)]
+    pub(crate) url: Option<Target>,
+    /// Leave it to the kernel which cores are used.
+    #[arg(long)]
+    pub(crate) no_pin: bool,
+    /// The core of the clients.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) client_core: usize,
+    /// The core of the sink.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) sink_core: usize,
+    /// The sink looks for bytes this long before it sleeps, in microseconds: the client then
+    /// does not pay for waking it. (Not in the latency modes, where both share a core.)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) spin: u64,
+    /// Write the tables to this file as well, as markdown.
+    #[arg(long)]
+    pub(crate) markdown: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Sink {
+    /// The loopback port; 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Run on this core only.
+    #[arg(long)]
+    core: Option<usize>,
+    /// Say on stderr what each connection did.
+    #[arg(long)]
+    verbose: bool,
+    /// Look for bytes this long before sleeping, in microseconds.
+    #[arg(long, default_value_t = 0)]
+    spin: u64,
+}
+
+#[derive(Debug, Args)]
+struct Contestant {
+    name: String,
+    mode: Mode,
+    #[arg(long)]
+    url: Target,
+    #[arg(long, default_value_t = 16)]
+    size: usize,
+    #[arg(long, default_value = "lavinmq-benches")]
+    queue: String,
+    /// The peer is our sink.
+    #[arg(long)]
+    sink: bool,
+    /// Milliseconds.
+    #[arg(long, default_value_t = 300)]
+    budget: u64,
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+/// Does what the command line says.
+pub(crate) fn run(allocations: Option<AllocationCount>) -> Fallible<ExitCode> {
+    match Cli::parse().command {
+        Command::Versus(options) => versus::run(&options)?,
+        Command::Sink(options) => {
+            options.core.map(machine::pin).transpose()?;
+            let spin = Duration::from_micros(options.spin);
+            sink::serve(options.port, Manner { verbose: options.verbose, spin })?;
+        }
+        Command::SelfTest => sink::self_test(3_000_000)?,
+        Command::Contestant(options) => {
+            options.core.map(machine::pin).transpose()?;
+            let plan = Plan {
+                contestant: options.name,
+                task: Task { mode: options.mode, size: options.size, queue: options.queue },
+                target: options.url,
+                sink: options.sink,
+                budget: Duration::from_millis(options.budget),
+            };
+            child::run(&plan, allocations)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# One private RabbitMQ (an instance of rabbitmq.sh in DIR), by the verbs of AMQP_TEST_CTL.
+# It is what the live suite calls for its own brokers, and a pattern for other brokers:
+#
+#   AMQP_TEST_URL=$(tests/broker-control/rabbitmq.sh url DIR) \
+#   AMQP_TEST_CTL="tests/broker-control/control.sh DIR" cargo test -p lavinmq-tests --test live
+#
+#   control.sh DIR stop                clean stop; queues, durable ones, survive
+#   control.sh DIR start               start it again; returns when it answers
+#   control.sh DIR kill                SIGKILL
+#   control.sh DIR block               a memory alarm: publishers are blocked
+#   control.sh DIR unblock             ends it
+#   control.sh DIR close-connections   close every client's connection (320)
+#   control.sh DIR depth QUEUE         prints how many messages QUEUE holds, unacknowledged ones
+#                                      included; fails if there is no such queue
+#   control.sh DIR unacked QUEUE       of these, the unacknowledged ones. Optional: where it is
+#                                      missing (any non-zero exit), the suite goes by what is ready
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+[[ $# -ge 2 ]] || { sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
+dir=$1 verb=$2
+shift 2
+rabbitmq() { bash "$here/rabbitmq.sh" "$@"; }
+column() {
+  rabbitmq ctl "$dir" list_queues --quiet --no-table-headers name "$1" |
+    awk -F '\t' -v queue="$2" '$1 == queue { print $2; found = 1 } END { exit !found }'
+}
+case $verb in
+  stop | kill) rabbitmq "$verb" "$dir" ;;
+  start) rabbitmq start "$dir" ;;
+  block) rabbitmq ctl "$dir" --quiet set_vm_memory_high_watermark 0 ;;
+  unblock) rabbitmq ctl "$dir" --quiet set_vm_memory_high_watermark 0.4 ;;
+  close-connections) rabbitmq ctl "$dir" --quiet close_all_connections "the live suite closes all connections" ;;
+  depth) column messages "$1" ;;
+  unacked) column messages_unacknowledged "$1" ;;
+  *) echo "control.sh: unknown verb $verb" >&2; exit 2 ;;
+esac

@@ -1,0 +1,293 @@
+//! The in-process broker, served over the world's pipes.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use amq_protocol::types::AMQPValue;
+use lavinmq_core::{runtime::Timer as _, time::Time, wire::decode_properties};
+use lavinmq_testing::{BrokerState, ConnId};
+
+use super::{
+    accounts::{Accounts, Id, StoredCopy},
+    executor::{Handle, SimTimer},
+    network::Network,
+    pipe::{self, ServerEnd},
+    random::Random,
+};
+
+/// The broker and its ends of the connections.
+#[derive(Clone, Debug)]
+pub struct Host(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    broker: BrokerState,
+    ends: BTreeMap<ConnId, ServerEnd>,
+    network: Network,
+    handle: Handle,
+    accounts: Arc<Mutex<Accounts>>,
+    timer: SimTimer,
+    random: Random,
+    stalled_until: Time,
+    waker: Option<Waker>,
+}
+
+impl Host {
+    /// Serves this broker on this network, in a background task.
+    pub fn start(
+        mut broker: BrokerState,
+        network: Network,
+        handle: &Handle,
+        accounts: Arc<Mutex<Accounts>>,
+        random: Random,
+    ) -> Self {
+        broker.record_enqueued(true);
+        let host = Self(Arc::new(Mutex::new(State {
+            broker,
+            ends: BTreeMap::new(),
+            network,
+            handle: handle.clone(),
+            accounts,
+            timer: handle.timer(),
+            random,
+            stalled_until: Time::ZERO,
+            waker: None,
+        })));
+        let serving = host.clone();
+        let serve = std::future::poll_fn(move |cx| {
+            serving.lock().poll(cx);
+            Poll::Pending
+        });
+        handle.spawn_background("broker", serve);
+        host
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks something of the broker, or makes trouble.
+    pub fn with<T>(&self, act: impl FnOnce(&mut BrokerState, Time) -> T) -> T {
+        let mut state = self.lock();
+        let now = state.handle.now();
+        let result = act(&mut state.broker, now);
+        state.kick();
+        result
+    }
+
+    /// The broker reads nothing until then.
+    pub fn stall_until(&self, at: Time) {
+        let mut state = self.lock();
+        state.stalled_until = state.stalled_until.max(at);
+        state.kick();
+    }
+
+    /// Reads again, and gives up the connections that fell silent: nobody else would.
+    pub fn heal(&self) {
+        let mut state = self.lock();
+        state.stalled_until = Time::ZERO;
+        let now = state.handle.now();
+        let silent: Vec<ConnId> = state
+            .ends
+            .iter()
+            .filter(|(_, end)| end.link().is_silent())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in silent {
+            state.gone(id, now);
+        }
+        state.broker.unblock(now);
+        state.broker.release_confirms(now);
+        state.broker.reorder_confirms(false);
+        state.broker.nack_next(0);
+        state.kick();
+    }
+
+    /// Puts its own timer off, so that the armed timers are others'.
+    pub fn disarm(&self) {
+        self.lock().timer.disarm();
+    }
+
+    /// Connections that the broker knows.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.lock().ends.len()
+    }
+}
+
+impl State {
+    fn kick(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn gone(&mut self, id: ConnId, now: Time) {
+        self.broker.disconnect(id, now);
+        self.ends.remove(&id);
+        self.lock_accounts().loss(now);
+    }
+
+    fn lock_accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One round over all connections: at most one read and one write each, so that others run
+    /// in between.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        self.waker = Some(cx.waker().clone());
+        self.timer.disarm();
+        let now = self.handle.now();
+        let mut progress = false;
+        while let Poll::Ready(end) = self.network.poll_accept(cx) {
+            let id = self.broker.connect(now);
+            self.ends.insert(id, end);
+            progress = true;
+        }
+        if self.broker.next_deadline().is_some_and(|at| at <= now) {
+            self.broker.tick(now);
+        }
+        let ids: Vec<ConnId> = self.ends.keys().copied().collect();
+        for id in ids {
+            progress |= self.serve(id, now, cx);
+        }
+        while self.broker.poll_changed().is_some() {
+            progress = true;
+        }
+        self.write_down();
+        if progress {
+            cx.waker().wake_by_ref();
+            return;
+        }
+        let stalled = (self.stalled_until > now).then_some(self.stalled_until);
+        let deadline = self.broker.next_deadline().into_iter().chain(stalled).min();
+        let at = deadline.unwrap_or(Time::MAX);
+        if Pin::new(&mut self.timer).poll_until(cx, at).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Moves bytes of one connection; whether it moved any.
+    fn serve(&mut self, id: ConnId, now: Time, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        let Some(end) = self.ends.get_mut(&id) else { return false };
+        if !self.broker.output(id).is_empty() {
+            match end.poll_write(cx, self.broker.output(id)) {
+                Poll::Ready(Ok(n)) => {
+                    self.broker.consume_output(id, n, now);
+                    progress = true;
+                }
+                Poll::Ready(Err(_)) => {
+                    self.gone(id, now);
+                    return true;
+                }
+                Poll::Pending => {}
+            }
+        }
+        let Some(end) = self.ends.get_mut(&id) else { return progress };
+        if now >= self.stalled_until && self.broker.wants_input(id) {
+            let mut buffer = [0; 4096];
+            let most = self.random.range(1, 4096) as usize;
+            match end.poll_read(cx, &mut buffer[..most]) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.broker.receive(id, &buffer[..n], now);
+                    progress = true;
+                }
+                Poll::Ready(_) => {
+                    self.gone(id, now);
+                    return true;
+                }
+                Poll::Pending => {}
+            }
+        }
+        if let Some(ending) = self.broker.ending(id)
+            && let Some(end) = self.ends.remove(&id)
+        {
+            end.shut(match ending {
+                lavinmq_testing::Ending::Eof => pipe::Ending::Eof,
+                lavinmq_testing::Ending::Reset => pipe::Ending::Reset,
+            });
+            self.gone(id, now);
+            progress = true;
+        }
+        progress
+    }
+
+    /// Writes down what came into queues.
+    fn write_down(&mut self) {
+        for copy in self.broker.take_enqueued() {
+            let properties = decode_properties(&copy.properties).unwrap_or_default();
+            let attempt = properties
+                .headers()
+                .as_ref()
+                .and_then(|headers| headers.inner().get("x-attempt"))
+                .and_then(|value| match value {
+                    AMQPValue::LongInt(n) => u64::try_from(*n).ok(),
+                    AMQPValue::LongLongInt(n) => u64::try_from(*n).ok(),
+                    _ => None,
+                });
+            let message_id = properties.message_id().as_ref().map(|id| id.as_str().to_owned());
+            let id = Id::read(&copy.body, message_id.as_deref());
+            self.handle.event(format_args!("broker stores {id:?} in {}", copy.queue));
+            let mut accounts = self.lock_accounts();
+            match id {
+                Some(id) => accounts.stored(
+                    id,
+                    StoredCopy { queue: copy.queue, connection: copy.connection.get(), attempt },
+                ),
+                None => accounts.violation("the broker stored a message that nobody published"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::time::Duration;
+
+    use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use lavinmq_testing::Personality;
+
+    use super::*;
+    use crate::sim::{
+        executor::{Executor, Step},
+        pipe::Conditions,
+        trace::Trace,
+    };
+
+    #[test]
+    fn a_client_gets_start_over_rough_pipes_and_its_loss_is_noticed() {
+        for seed in 0..20 {
+            let mut executor = Executor::new(Random::new(seed), Trace::default());
+            let handle = executor.handle().clone();
+            let conditions = Conditions {
+                chunk: 1 + seed as usize,
+                capacity: 10,
+                latency: Duration::from_millis(2),
+                spurious: 8,
+                buffers: seed % 2 == 0,
+            };
+            let network = Network::new(&handle, Random::new(seed), conditions);
+            let broker = BrokerState::new(Personality::RabbitMq, seed);
+            let accounts = Arc::new(Mutex::new(Accounts::new(0)));
+            let host = Host::start(broker, network.clone(), &handle, accounts, Random::new(seed));
+            handle.spawn("client", async move {
+                let mut io = network.dial().await.unwrap();
+                io.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
+                io.flush().await.unwrap();
+                let mut frame = [0; 11];
+                io.read_exact(&mut frame).await.unwrap();
+                assert_eq!((frame[0], &frame[7..]), (1, &[0, 10, 0, 10][..]));
+            });
+            while executor.step() != Step::Quiet {}
+            assert!(executor.is_done());
+            assert_eq!(host.connections(), 0);
+        }
+    }
+}
