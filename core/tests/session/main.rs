@@ -14,6 +14,7 @@
 mod accounts;
 mod channels;
 mod closing;
+mod cuts;
 mod handshake;
 mod harness;
 mod liveness;
