@@ -454,9 +454,11 @@ impl Stage {
         while total < most && self.peers[c].up {
             let mut slices = [IoSlice::new(&[]); 16];
             let used = self.session.transmit(self.ids[c], &mut slices);
-            let mut bytes: Vec<u8> =
-                slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
-            bytes.truncate(most - total);
+            let mut bytes = Vec::new();
+            for slice in &slices[..used] {
+                let room = most - total - bytes.len();
+                bytes.extend_from_slice(&slice[..slice.len().min(room)]);
+            }
             if bytes.is_empty() {
                 break;
             }
