@@ -665,7 +665,8 @@ impl Session {
         let Some(connection) = self.connections.get(PUBLISH).filter(|c| c.is_open()) else {
             return;
         };
-        let blocked = connection.blocked.is_some();
+        // While nobody reads, on either side, no confirm can come (s21, s35).
+        let blocked = connection.blocked.is_some() || !connection.reads();
         let Some(lane) = self.lanes.get_mut(l) else { return };
         if lane.state != LaneState::Open || lane.outstanding() == 0 {
             return;

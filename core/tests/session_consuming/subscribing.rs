@@ -174,9 +174,7 @@ fn f33_a_reply_out_of_order_is_nobodys_reply() {
     let mut stage = Stage::connected(config());
     let consumer = stage.open_consumer(&consume("orders"));
     let channel = stage.expect_channel_open(CON);
-    stage.channel_open_ok(CON, channel);
-    stage.expect_qos(CON, channel);
-    stage.feed(CON, &consume_ok(channel, "early"));
+    stage.qos_ok(CON, channel);
     assert_eq!(stage.expect_close(CON), 503);
     assert_eq!(stage.told(), []);
     assert_eq!(stage.terms(consumer), [0; 7]);
