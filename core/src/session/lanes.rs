@@ -386,6 +386,10 @@ impl Session {
         let Some(p) = self.producers.get_mut(producer.0) else { return };
         let returned = p.take_return(place);
         let outcome = match (nack, returned) {
+            #[cfg(feature = "sabotage")]
+            (true, _) if crate::sabotage::is(crate::sabotage::Sabotage::NackIsDrop) => {
+                Outcome::Not(Verdict::Dropped(crate::event::DropReason::BufferFull))
+            }
             (true, _) => Outcome::Not(Verdict::Nacked),
             (false, Some(reply)) => Outcome::Not(Verdict::Returned(reply)),
             (false, None) => Outcome::Confirmed,

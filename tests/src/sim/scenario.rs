@@ -293,7 +293,8 @@ impl Scenario {
             EndingPlan::Dropped,
         ]);
         let personality = random.pick(&[Personality::LavinMq, Personality::RabbitMq]);
-        Self {
+        let quiet = random.chance(1, 16);
+        let scenario = Self {
             seed,
             personality,
             client,
@@ -304,7 +305,8 @@ impl Scenario {
             faults,
             heals_at,
             ending,
-        }
+        };
+        if quiet { scenario.without_faults() } else { scenario }
     }
 
     /// The same without faults, in a good network, and without heartbeats: a world in which nothing
