@@ -287,8 +287,9 @@ pub struct ConsumerConfig {
     pub exclusive: bool,
     /// The consumer tag; `None`: 128 random bits (RabbitMQ closes the connection on a duplicate).
     pub tag: Option<Arc<str>>,
-    /// The most bytes waiting for the application, with `no_ack` (1 MiB; a delivery counts its body
-    /// and 64 bytes). More pauses reading on the connection that the client's no-ack consumers share.
+    /// The most bytes waiting for the application, with `no_ack` (1 MiB): bodies, properties, and 64
+    /// for each delivery. More pauses reading on the connection that the client's no-ack consumers
+    /// share.
     pub queue_bytes: usize,
     /// The first delay before a forgotten delivery is requeued (100 ms; doubles up to 30 s while it
     /// happens again and again).

@@ -399,6 +399,8 @@ pub enum DeadlineReason {
     Reopen,
     /// A forgotten delivery is requeued.
     Requeue,
+    /// The next warning of a kind that comes once a minute at most.
+    Warning,
     /// A connection has stood for the stable period: its backoff is forgotten.
     Stable,
     /// The broker owes a confirm.

@@ -55,12 +55,14 @@ impl Message {
         Self { body: Body::Shared(Bytes::new()), properties: None }
     }
 
+    #[inline]
     fn from_slice(body: &[u8]) -> Self {
         let body = heapless::Vec::from_slice(body)
             .map_or_else(|_| Body::Shared(Bytes::copy_from_slice(body)), Body::Inline);
         Self { body, properties: None }
     }
 
+    #[inline]
     fn from_bytes(body: Bytes) -> Self {
         let body =
             heapless::Vec::from_slice(&body).map_or_else(|_| Body::Shared(body), Body::Inline);
@@ -69,6 +71,7 @@ impl Message {
 
     /// The body.
     #[must_use]
+    #[inline]
     pub fn body(&self) -> &[u8] {
         match &self.body {
             Body::Inline(body) => body,
@@ -86,6 +89,7 @@ impl Message {
     }
 
     /// The body if it is shared, for queueing it without a copy.
+    #[inline]
     pub(crate) const fn shared_body(&self) -> Option<&Bytes> {
         match &self.body {
             Body::Inline(_) => None,
@@ -95,6 +99,7 @@ impl Message {
 
     /// The properties, if any were set.
     #[must_use]
+    #[inline]
     pub fn properties(&self) -> Option<&Properties> {
         self.properties.as_deref().map(|draft| &draft.properties)
     }
@@ -253,54 +258,63 @@ impl fmt::Debug for Message {
 }
 
 impl From<&[u8]> for Message {
+    #[inline]
     fn from(body: &[u8]) -> Self {
         Self::from_slice(body)
     }
 }
 
 impl<const N: usize> From<&[u8; N]> for Message {
+    #[inline]
     fn from(body: &[u8; N]) -> Self {
         Self::from_slice(body)
     }
 }
 
 impl From<&str> for Message {
+    #[inline]
     fn from(body: &str) -> Self {
         Self::from_slice(body.as_bytes())
     }
 }
 
 impl From<&String> for Message {
+    #[inline]
     fn from(body: &String) -> Self {
         Self::from_slice(body.as_bytes())
     }
 }
 
 impl From<&Vec<u8>> for Message {
+    #[inline]
     fn from(body: &Vec<u8>) -> Self {
         Self::from_slice(body)
     }
 }
 
 impl From<String> for Message {
+    #[inline]
     fn from(body: String) -> Self {
         Self::from(body.into_bytes())
     }
 }
 
 impl From<Vec<u8>> for Message {
+    #[inline]
     fn from(body: Vec<u8>) -> Self {
         if body.len() <= INLINE { Self::from_slice(&body) } else { Self::from_bytes(body.into()) }
     }
 }
 
 impl From<Bytes> for Message {
+    #[inline]
     fn from(body: Bytes) -> Self {
         Self::from_bytes(body)
     }
 }
 
 impl From<Cow<'_, str>> for Message {
+    #[inline]
     fn from(body: Cow<'_, str>) -> Self {
         match body {
             Cow::Borrowed(body) => body.into(),
@@ -310,6 +324,7 @@ impl From<Cow<'_, str>> for Message {
 }
 
 impl From<&Self> for Message {
+    #[inline]
     fn from(message: &Self) -> Self {
         message.clone()
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::{config::QueueConfig, ids::RequestId};
+use crate::{config::QueueConfig, ids::RequestId, time::Time};
 
 /// One queue on record.
 #[derive(Clone, Debug)]
@@ -24,6 +24,14 @@ pub(crate) struct Declaration {
     /// Attempts refused with 405: a named exclusive queue is held by a connection that the broker
     /// has not reaped yet (s39).
     pub(crate) locked: u32,
+    /// It is not sent again before.
+    pub(crate) not_before: Time,
+}
+
+impl Declaration {
+    pub(crate) const fn new(config: QueueConfig, why: Why) -> Self {
+        Self { config, why, locked: 0, not_before: Time::ZERO }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +48,7 @@ pub(crate) enum Why {
 #[derive(Debug, Default)]
 pub(crate) struct Topology {
     queues: Vec<Recorded>,
-    /// The front one is on the wire once the control channel is open.
+    /// In this order, but for those that must wait.
     pub(crate) todo: VecDeque<Declaration>,
 }
 
@@ -59,8 +67,19 @@ impl Topology {
             } else {
                 Why::Replay(queue.name.clone())
             };
-            self.todo.push_front(Declaration { config, why, locked: 0 });
+            self.todo.push_front(Declaration::new(config, why));
         }
+    }
+
+    /// Takes the first declaration that need not wait.
+    pub(crate) fn next(&mut self, now: Time) -> Option<Declaration> {
+        let due = self.todo.iter().position(|declaration| declaration.not_before <= now)?;
+        self.todo.remove(due)
+    }
+
+    /// When the first of those that wait may be sent.
+    pub(crate) fn next_due(&self) -> Option<Time> {
+        self.todo.iter().map(|declaration| declaration.not_before).min()
     }
 
     /// Whether everything on record stands.
@@ -71,6 +90,11 @@ impl Topology {
     /// Whether the queue stands, as far as we are concerned: one that is not on record does.
     pub(crate) fn stands(&self, name: &str) -> bool {
         self.queues.iter().all(|queue| queue.standing || *queue.name != *name)
+    }
+
+    /// Whether only the connection that declared it may use it.
+    pub(crate) fn is_exclusive(&self, name: &str) -> bool {
+        self.queues.iter().any(|queue| queue.config.exclusive && *queue.name == *name)
     }
 
     pub(crate) fn find_mut(&mut self, name: &str) -> Option<&mut Recorded> {

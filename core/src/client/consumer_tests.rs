@@ -187,13 +187,14 @@ fn complete_deliveries_without_acks_survive_a_reconnect() {
 #[test]
 fn s35_the_driver_hears_of_consumed_bytes_once_they_matter() {
     let mut world = no_ack();
-    let body = "x".repeat(10); // counts 74 of 800
+    // Each counts its body, its properties, and 64.
+    let body = "x".repeat(10);
     world.push(1, 1, &[&body]);
     world.push(1, 2, &[&body]);
     world.next().flatten().unwrap();
     assert!(world.visit().is_none(), "less than an eighth");
     world.next().flatten().unwrap();
-    assert_eq!(world.visit().unwrap().1, Taken { consumed: 148, linger: None });
+    assert_eq!(world.visit().unwrap().1, Taken { consumed: 152, linger: None });
 }
 
 #[test]
@@ -202,7 +203,7 @@ fn s48_closing_a_full_queue_without_acks_does_not_block_its_own_answer() {
     world.push(1, 1, &[&"x".repeat(900)]);
     assert!(world.consumer.close().now_or_never().is_none());
     assert!(world.was_closed());
-    assert_eq!(world.visit().unwrap().1.consumed, 964);
+    assert_eq!(world.visit().unwrap().1.consumed, 966);
     world.end(EndReason::Closed, 0);
     // It is not delivered again, so it can still be read.
     assert_eq!(world.next().flatten().unwrap().body().len(), 900);

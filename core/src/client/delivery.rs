@@ -50,12 +50,14 @@ impl Received {
         Self { parcel, index }
     }
 
+    #[inline]
     fn batch(&self) -> &Batch {
         &self.parcel.batch
     }
 
     /// The body.
     #[must_use]
+    #[inline]
     pub fn body(&self) -> &[u8] {
         self.batch().body(self.index)
     }
@@ -203,6 +205,7 @@ macro_rules! settles {
     ($($(#[$doc:meta])* $name:ident($settlement:ident, $through:literal);)*) => {
         impl Delivery {
             $($(#[$doc])*
+            #[inline]
             pub fn $name(self) -> Settle {
                 self.acker.$name()
             })*
@@ -210,6 +213,7 @@ macro_rules! settles {
 
         impl Acker {
             $($(#[$doc])*
+            #[inline]
             pub fn $name(mut self) -> Settle {
                 self.settled = true;
                 self.settle(Settlement::$settlement, $through)
@@ -257,6 +261,7 @@ impl Delivery {
 impl Deref for Delivery {
     type Target = Received;
 
+    #[inline]
     fn deref(&self) -> &Received {
         &self.acker.received
     }
@@ -277,6 +282,7 @@ impl Acker {
 }
 
 impl Drop for Acker {
+    #[inline]
     fn drop(&mut self) {
         if !self.settled && !self.received.parcel.consumer.holds_on_drop() {
             self.settle(Settlement::RequeueLater, false);
@@ -293,6 +299,40 @@ impl fmt::Debug for Acker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn s45_redeliveries_are_counted_by_the_queue_or_else_by_the_flag() {
+        let counted = |count: Option<AMQPValue>, redelivered: bool| {
+            let mut headers = amq_protocol::types::FieldTable::default();
+            if let Some(count) = count {
+                headers.insert("x-delivery-count".into(), count);
+            }
+            let mut raw = Vec::new();
+            wire::put_properties(&mut raw, &Properties::default().with_headers(headers));
+            let mut batch = Batch::new(1);
+            batch.push(1, redelivered, &[0, 0], &raw, b"");
+            let consumer = ConsumerShared::detached();
+            let parcel = Parcel { batch: Arc::new(batch), consumer };
+            Received::new(Arc::new(parcel), 0).redelivery_count()
+        };
+        // Brokers differ in the type that they count with.
+        for value in [
+            AMQPValue::LongLongInt(7),
+            AMQPValue::LongInt(7),
+            AMQPValue::LongUInt(7),
+            AMQPValue::ShortInt(7),
+            AMQPValue::ShortUInt(7),
+            AMQPValue::ShortShortInt(7),
+            AMQPValue::ShortShortUInt(7),
+        ] {
+            assert_eq!(counted(Some(value), false), 7);
+        }
+        assert_eq!((counted(None, false), counted(None, true)), (0, 1));
+        // The first delivery of a quorum queue is redelivered for no reason of its own.
+        assert_eq!(counted(Some(AMQPValue::LongLongInt(0)), true), 0);
+        assert_eq!(counted(Some(AMQPValue::LongLongInt(-1)), true), 1, "that is no count");
+        assert_eq!(counted(Some(AMQPValue::Boolean(true)), true), 1, "nor is that");
+    }
 
     #[test]
     fn a_delivery_made_by_hand_can_be_read_and_settled() {

@@ -45,10 +45,10 @@ pub struct Publish<'a, M: Mode, T> {
 pub(super) type RoutingKey = Result<Option<Arc<str>>, NameTooLong>;
 
 enum State<'a, T> {
-    /// Converted when it is polled: moving a message about would cost more than all the rest.
-    New(T),
+    /// Converted when it is polled: moving a message about would cost more than all the rest. `None`
+    /// once it is done; taken in place, because moving a whole `State` out would be as bad.
+    New(Option<T>),
     Placed(Message, Place<'a>),
-    Done,
 }
 
 /// A future's place: in line, or at its fairness yield. Dropped, it is given up.
@@ -77,15 +77,14 @@ impl Drop for Place<'_> {
 
 impl<'a, M: Mode, T: Into<Message>> Publish<'a, M, T> {
     pub(super) const fn new(producer: &'a Producer<M>, routing_key: RoutingKey, source: T) -> Self {
-        Self { producer, routing_key, state: State::New(source) }
+        Self { producer, routing_key, state: State::New(Some(source)) }
     }
 
     /// Gives up, and takes the message back. `None` if it was accepted (or refused) already.
     pub fn into_message(self) -> Option<Message> {
         match self.state {
-            State::New(source) => Some(source.into()),
+            State::New(source) => source.map(Into::into),
             State::Placed(message, _) => Some(message),
-            State::Done => None,
         }
     }
 
@@ -111,12 +110,11 @@ impl<'a, M: Mode, T: Into<Message>> Publish<'a, M, T> {
     }
 
     #[cold]
-    fn poll_placed(
-        &mut self,
-        message: Message,
-        mut place: Place<'a>,
-        cx: &Context<'_>,
-    ) -> Poll<Result<M::Accepted, PublishError>> {
+    fn poll_placed(&mut self, cx: &Context<'_>) -> Poll<Result<M::Accepted, PublishError>> {
+        let State::Placed(message, mut place) = mem::replace(&mut self.state, State::New(None))
+        else {
+            panic!("Publish polled after it was ready");
+        };
         let shared = self.producer.shared();
         let admission = match mem::replace(&mut place.kind, PlaceKind::None) {
             PlaceKind::Line(ticket) => shared.hand_over().poll_place(ticket, cx.waker()),
@@ -152,24 +150,24 @@ impl<'a, M: Mode, T: Into<Message>> Publish<'a, M, T> {
 impl<M: Mode, T: Into<Message>> Future for Publish<'_, M, T> {
     type Output = Result<M::Accepted, PublishError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        match mem::replace(&mut this.state, State::Done) {
-            State::New(source) => {
-                let message = source.into();
-                let shared = this.producer.shared();
-                if this.routing_key.is_ok()
-                    && !shared.link().is_yield_due()
-                    && let Some(sequence) = shared.admit(&message)
-                {
-                    shared.push(sequence, take_key(&mut this.routing_key), message);
-                    return Poll::Ready(Ok(M::accepted(shared.outcomes(), sequence)));
-                }
-                this.poll_new(message, cx)
-            }
-            State::Placed(message, place) => this.poll_placed(message, place, cx),
-            State::Done => panic!("Publish polled after it was ready"),
+        let source = match &mut this.state {
+            State::New(source) => source.take(),
+            State::Placed(..) => None,
+        };
+        let Some(source) = source else { return this.poll_placed(cx) };
+        let message = source.into();
+        let shared = this.producer.shared();
+        if this.routing_key.is_ok()
+            && !shared.link().is_yield_due()
+            && let Some(sequence) = shared.admit(&message)
+        {
+            shared.push(sequence, take_key(&mut this.routing_key), message);
+            return Poll::Ready(Ok(M::accepted(shared.outcomes(), sequence)));
         }
+        this.poll_new(message, cx)
     }
 }
 
@@ -179,9 +177,9 @@ impl<M: Mode, T> Unpin for Publish<'_, M, T> {}
 impl<M: Mode, T> fmt::Debug for Publish<'_, M, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::New(_) => "not polled yet",
+            State::New(Some(_)) => "not polled yet",
             State::Placed(..) => "waiting",
-            State::Done => "done",
+            State::New(None) => "done",
         };
         f.debug_struct("Publish").field("state", &state).finish_non_exhaustive()
     }

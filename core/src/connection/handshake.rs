@@ -35,6 +35,8 @@ impl Default for Tuned {
 pub(crate) struct Server {
     pub(crate) product: String,
     pub(crate) version: String,
+    /// It takes a cancel-ok for a `basic.cancel` that does not ask for one (s31).
+    pub(crate) takes_cancel_ok: bool,
 }
 
 impl Server {
@@ -43,7 +45,14 @@ impl Server {
             Some(AMQPValue::LongString(text)) => text.to_string(),
             _ => String::new(),
         };
-        Self { product: text("product"), version: text("version") }
+        let takes_cancel_ok = match start.server_properties.inner().get("capabilities") {
+            Some(AMQPValue::FieldTable(capabilities)) => {
+                capabilities.inner().get("accept_consumer_cancel_ok")
+                    == Some(&AMQPValue::Boolean(true))
+            }
+            _ => false,
+        };
+        Self { product: text("product"), version: text("version"), takes_cancel_ok }
     }
 
     /// Whether a StartOk may have 8,192 bytes instead of 4,096: RabbitMQ from 4.1 on.
@@ -205,7 +214,8 @@ mod tests {
         assert_eq!(tuned(&config, (1, 4095, 1)), Err(error));
         let mut small = Config::default();
         small.limits.frame_max = 4096;
-        let server = Server { product: "RabbitMQ".into(), version: "4.1.0".into() };
+        let server =
+            Server { product: "RabbitMQ".into(), version: "4.1.0".into(), takes_cancel_ok: false };
         let error = Incompatible::FrameMax { offered: 4096, minimum: 8192 };
         assert_eq!(tune(&small, &server, 1, 131_072, 1), Err(error));
     }
@@ -215,6 +225,7 @@ mod tests {
         let server = |product: &str, version: &str| Server {
             product: product.into(),
             version: version.into(),
+            takes_cancel_ok: false,
         };
         for (server, limit) in [
             (server("RabbitMQ", "3.13.7"), 4096),

@@ -102,6 +102,8 @@ pub(crate) struct Connection {
     pub(crate) last_sent: Time,
     /// When the transport last took a byte, or output became pending.
     pub(crate) last_progress: Time,
+    /// Whether output has been pending since then.
+    pub(crate) output_waits: bool,
     /// No-ack consumers on it whose queues are full: reading pauses.
     pub(crate) full_queues: usize,
     /// The connection was closed by the peer with a 50x code shortly before (s25).
@@ -128,6 +130,7 @@ impl Connection {
             last_received: Time::ZERO,
             last_sent: Time::ZERO,
             last_progress: Time::ZERO,
+            output_waits: false,
             full_queues: 0,
             suspicious_closes: 0,
         }
@@ -159,6 +162,7 @@ impl Connection {
         self.last_received = now;
         self.last_sent = now;
         self.last_progress = now;
+        self.output_waits = false;
         self.phase = Phase::AwaitStart;
         self.transmit.append(|out| out.extend_from_slice(&PROTOCOL_HEADER));
     }
@@ -168,8 +172,12 @@ impl Connection {
         self.has_transport() && self.full_queues == 0 && self.transmit.pending() < ANSWER_LIMIT
     }
 
-    /// Appends a method frame.
+    /// Appends a method frame; on a channel only while the connection is open: behind a close or a
+    /// close-ok nothing may follow (s13).
     pub(crate) fn send(&mut self, channel: u16, class: &AMQPClass) -> Result<(), WireError> {
+        if channel > 0 && !self.is_open() {
+            return Ok(());
+        }
         let mut result = Ok(());
         self.transmit.append(|out| result = put_method(out, channel, class));
         result
@@ -207,6 +215,13 @@ impl Connection {
         let open = channel_class::AMQPMethod::Open(channel_class::Open {});
         let _ = self.send(number, &AMQPClass::Channel(open));
         Some(number)
+    }
+
+    /// Whether a channel will be free once its close-ok comes.
+    pub(crate) fn is_closing_channels(&self) -> bool {
+        let owned_by_nobody =
+            |&number: &u16| self.channels.get(number).is_some_and(|c| c.owner == Owner::Nobody);
+        self.channels.numbers().iter().any(owned_by_nobody)
     }
 
     /// Starts closing a channel: its number is free again after close-ok.

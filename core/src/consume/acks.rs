@@ -1,6 +1,6 @@
 //! The ack tracker: what is outstanding on one consuming channel, and how settlements reach the wire.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     consume::Settlement,
@@ -45,23 +45,26 @@ impl Settled {
         }
     }
 
-    pub(crate) const fn add(&mut self, other: Self) {
-        self.acked += other.acked;
-        self.requeued += other.requeued;
-        self.rejected += other.rejected;
-    }
-
     pub(crate) const fn total(&self) -> u64 {
         self.acked + self.requeued + self.rejected
     }
 }
 
+/// Done tags that may wait behind one that is held, before the held one is set aside.
+const DONE_KEPT: usize = 4096;
+
 /// Tracks the tags of one channel from 1 on, without a gap: both brokers number them so.
+///
+/// Its memory is bounded by the deliveries outstanding, however many go by while one is held.
 #[derive(Debug)]
 pub(crate) struct AckTracker {
     tags: VecDeque<Tag>,
     /// The tag of the front of `tags`.
     base: u64,
+    /// How many of `tags` are done.
+    done: usize,
+    /// Tags below `base` that are not done: held while many others went by.
+    held: BTreeMap<u64, Tag>,
     /// Runs with pending settlements, in the order in which they were settled.
     pending: VecDeque<(u64, u64)>,
     outstanding: usize,
@@ -73,6 +76,8 @@ impl AckTracker {
         Self {
             tags: VecDeque::new(),
             base: 1,
+            done: 0,
+            held: BTreeMap::new(),
             pending: VecDeque::new(),
             outstanding: 0,
             settling: 0,
@@ -101,36 +106,46 @@ impl AckTracker {
         self.settling
     }
 
-    fn index(&self, tag: u64) -> Option<usize> {
-        usize::try_from(tag.checked_sub(self.base)?).ok()
-    }
-
     /// Settles a run of tags; those settled before are left alone. Returns how many were settled now.
     pub(crate) fn settle(&mut self, first: u64, last: u64, settlement: Settlement) -> u64 {
-        let first = first.max(self.base);
-        let last = last.min(self.next_tag() - 1);
-        let (Some(from), Some(to)) = (self.index(first), self.index(last)) else { return 0 };
-        if from > to {
-            return 0;
-        }
-        let mut count = 0;
         let verdict = match settlement {
             Settlement::Ack => Verdict::Ack,
             Settlement::Requeue => Verdict::Requeue,
             Settlement::Reject => Verdict::Reject,
             Settlement::RequeueLater => {
-                for tag in self.tags.range_mut(from..=to).filter(|tag| **tag == Tag::Outstanding) {
-                    *tag = Tag::Delayed;
-                    count += 1;
-                }
-                return count;
+                return self.change(first, last, Tag::Outstanding, Tag::Delayed);
             }
         };
-        for tag in self.tags.range_mut(from..=to).filter(|tag| **tag == Tag::Outstanding) {
-            *tag = Tag::Pending(verdict);
-            count += 1;
-        }
+        let count = self.change(first, last, Tag::Outstanding, Tag::Pending(verdict));
         self.note_pending(first, last, count);
+        count
+    }
+
+    /// The delay of these delayed tags is over: they are requeued. Returns how many.
+    pub(crate) fn requeue_delayed(&mut self, first: u64, last: u64) -> u64 {
+        let count = self.change(first, last, Tag::Delayed, Tag::Pending(Verdict::Requeue));
+        self.note_pending(first, last, count);
+        count
+    }
+
+    /// Changes the tags of a run that are `from`. Returns how many.
+    fn change(&mut self, first: u64, last: u64, from: Tag, to: Tag) -> u64 {
+        let mut count = 0;
+        if first < self.base && first <= last {
+            for (_, tag) in self.held.range_mut(first..=last).filter(|(_, tag)| **tag == from) {
+                *tag = to;
+                count += 1;
+            }
+        }
+        let first = first.max(self.base);
+        let last = last.min(self.next_tag() - 1);
+        if first <= last {
+            let (first, last) = ((first - self.base) as usize, (last - self.base) as usize);
+            for tag in self.tags.range_mut(first..=last).filter(|tag| **tag == from) {
+                *tag = to;
+                count += 1;
+            }
+        }
         count
     }
 
@@ -138,29 +153,13 @@ impl AckTracker {
         if count == 0 {
             return;
         }
+        let last = last.min(self.next_tag() - 1);
         self.outstanding -= count as usize;
         self.settling += count as usize;
         match self.pending.back_mut() {
             Some((_, end)) if *end + 1 == first => *end = last,
             _ => self.pending.push_back((first, last)),
         }
-    }
-
-    /// The delay of these delayed tags is over: they are requeued. Returns how many.
-    pub(crate) fn requeue_delayed(&mut self, first: u64, last: u64) -> u64 {
-        let first = first.max(self.base);
-        let last = last.min(self.next_tag() - 1);
-        let (Some(from), Some(to)) = (self.index(first), self.index(last)) else { return 0 };
-        if from > to {
-            return 0;
-        }
-        let mut count = 0;
-        for tag in self.tags.range_mut(from..=to).filter(|tag| **tag == Tag::Delayed) {
-            *tag = Tag::Pending(Verdict::Requeue);
-            count += 1;
-        }
-        self.note_pending(first, last, count);
-        count
     }
 
     /// Whether something waits to be encoded.
@@ -174,30 +173,19 @@ impl AckTracker {
     pub(crate) fn encode(&mut self, out: &mut Vec<u8>, channel: u16, budget: usize) -> Settled {
         let mut settled = Settled::default();
         let limit = out.len() + budget;
-        while let Some((verdict, count)) = self.pop_prefix() {
-            put(out, channel, self.base - 1, count > 1, verdict);
-            settled.count(verdict, count);
-            self.pop_done();
-        }
-        while let Some((first, last)) = self.pending.front_mut() {
-            let first_now = (*first).max(self.base);
-            if first_now > *last {
-                self.pending.pop_front();
-                continue;
-            }
-            *first = first_now + 1;
-            if let Some(tag) = self.tags.get_mut((first_now - self.base) as usize)
-                && let Tag::Pending(verdict) = *tag
-            {
-                *tag = Tag::Done;
-                put(out, channel, first_now, false, verdict);
-                settled.count(verdict, 1);
-            }
-            if out.len() >= limit {
+        while out.len() < limit {
+            let (tag, verdict, count) = if let Some((verdict, count)) = self.pop_prefix() {
+                (self.base - 1, verdict, count)
+            } else if let Some((tag, verdict)) = self.pop_single() {
+                (tag, verdict, 1)
+            } else {
                 break;
-            }
+            };
+            put(out, channel, tag, count > 1, verdict);
+            settled.count(verdict, count);
         }
         self.settling -= settled.total() as usize;
+        self.set_aside();
         settled
     }
 
@@ -206,6 +194,9 @@ impl AckTracker {
     fn pop_prefix(&mut self) -> Option<(Verdict, u64)> {
         self.pop_done();
         let Tag::Pending(verdict) = *self.tags.front()? else { return None };
+        if !self.held.is_empty() {
+            return None;
+        }
         let mut count = 0;
         let mut length = 0;
         for (index, tag) in self.tags.iter().enumerate() {
@@ -220,12 +211,62 @@ impl AckTracker {
         }
         self.tags.drain(..length);
         self.base += length as u64;
+        self.done -= length - count as usize;
         Some((verdict, count))
+    }
+
+    /// The next tag with a pending settlement, in the order in which they were settled. It is done now.
+    fn pop_single(&mut self) -> Option<(u64, Verdict)> {
+        while let Some((first, last)) = self.pending.front_mut() {
+            if *first > *last {
+                self.pending.pop_front();
+            } else if *first < self.base {
+                match self.held.range(*first..=*last).next().map(|(&tag, &state)| (tag, state)) {
+                    Some((tag, Tag::Pending(verdict))) => {
+                        *first = tag + 1;
+                        self.held.remove(&tag);
+                        return Some((tag, verdict));
+                    }
+                    Some((tag, _)) => *first = tag + 1,
+                    None => *first = self.base,
+                }
+            } else {
+                let tag = *first;
+                *first += 1;
+                if let Some(state) = self.tags.get_mut((tag - self.base) as usize)
+                    && let Tag::Pending(verdict) = *state
+                {
+                    *state = Tag::Done;
+                    self.done += 1;
+                    return Some((tag, verdict));
+                }
+            }
+        }
+        None
     }
 
     fn pop_done(&mut self) {
         while self.tags.front() == Some(&Tag::Done) {
             self.tags.pop_front();
+            self.base += 1;
+            self.done -= 1;
+        }
+    }
+
+    /// Takes tags that are held out of the way of those that go by.
+    fn set_aside(&mut self) {
+        if self.done < DONE_KEPT {
+            return;
+        }
+        while self.done > DONE_KEPT / 2
+            && let Some(tag) = self.tags.pop_front()
+        {
+            match tag {
+                Tag::Done => self.done -= 1,
+                Tag::Outstanding | Tag::Delayed | Tag::Pending(_) => {
+                    self.held.insert(self.base, tag);
+                }
+            }
             self.base += 1;
         }
     }
@@ -332,6 +373,48 @@ mod tests {
         assert_eq!(tracker.settle(1, 2, Settlement::Ack), 0);
         assert_eq!(tracker.settle(0, u64::MAX, Settlement::Ack), 0);
         assert!(encode(&mut tracker).is_empty());
+    }
+
+    #[test]
+    fn a_delivery_held_for_long_costs_no_memory_for_those_that_go_by() {
+        let mut tracker = tracker(3);
+        tracker.settle(3, 3, Settlement::RequeueLater);
+        let mut acked = 0;
+        for last in (13..100_000).step_by(10) {
+            (0..10).for_each(|_| tracker.received());
+            acked += tracker.settle(last - 9, last, Settlement::Ack);
+            assert!(encode(&mut tracker).iter().all(|(_, multiple, _)| !multiple));
+            assert!(tracker.tags.capacity() <= 2 * DONE_KEPT && tracker.held.len() <= 3);
+        }
+        assert_eq!((acked, tracker.outstanding(), tracker.held.len()), (99_990, 3, 3));
+        // Those set aside are settled one by one, and then neighbours are coalesced again.
+        assert_eq!(tracker.settle(1, 2, Settlement::Ack), 2);
+        assert_eq!(tracker.requeue_delayed(3, 3), 1);
+        (0..4).for_each(|_| tracker.received());
+        tracker.settle(99_994, 99_996, Settlement::Ack);
+        let single =
+            [(1, false, Verdict::Ack), (2, false, Verdict::Ack), (3, false, Verdict::Requeue)];
+        let frames = encode(&mut tracker);
+        assert_eq!(
+            (&frames[..3], &frames[3..]),
+            (&single[..], &[(99_996, true, Verdict::Ack)][..])
+        );
+        assert_eq!((tracker.outstanding(), tracker.settling(), tracker.done), (1, 0, 0));
+        assert_eq!(tracker.settle(0, u64::MAX, Settlement::Reject), 1);
+        assert_eq!(encode(&mut tracker), [(99_997, false, Verdict::Reject)]);
+    }
+
+    #[test]
+    fn many_verdicts_in_turn_stay_within_the_budget() {
+        let mut tracker = tracker(1000);
+        for tag in 1..=1000 {
+            let settlement = if tag % 2 == 0 { Settlement::Ack } else { Settlement::Reject };
+            tracker.settle(tag, tag, settlement);
+        }
+        let mut out = Vec::new();
+        tracker.encode(&mut out, 1, 1000);
+        assert!(out.len() < 1021, "{}", out.len());
+        assert!(tracker.has_pending());
     }
 
     #[test]

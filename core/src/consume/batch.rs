@@ -4,16 +4,16 @@ use bytes::Bytes;
 
 use crate::wire::split_names;
 
-/// What a delivery counts in a no-ack consumer's queue beside its body: about what it takes.
-pub const DELIVERY_OVERHEAD: u64 = 64;
-
-/// What a delivery with a body of this length counts in a no-ack consumer's queue.
-pub(crate) const fn delivery_weight(body: usize) -> u64 {
-    body as u64 + DELIVERY_OVERHEAD
-}
-
 /// The most bytes that one batch holds side by side.
 pub(crate) const BATCH_BYTES: usize = 32 << 10;
+
+/// What a delivery counts in a bounded queue beside its body and properties: what it costs us.
+const OVERHEAD: u64 = 64;
+
+/// What a delivery counts in a bounded queue, in bytes.
+pub(crate) const fn weight(properties: usize, body: usize) -> u64 {
+    properties as u64 + body as u64 + OVERHEAD
+}
 
 /// Deliveries of one consumer that arrived together, at most 32 KiB of them (or one large one).
 ///
@@ -23,6 +23,7 @@ pub struct Batch {
     generation: u64,
     entries: Vec<Entry>,
     data: Vec<u8>,
+    weight: u64,
     /// The body of the only entry, if it was too large to be copied.
     large: Option<Bytes>,
 }
@@ -56,12 +57,14 @@ impl Batch {
         self.entries.is_empty()
     }
 
+    #[inline]
     fn slice(&self, from: u32, to: u32) -> &[u8] {
         self.data.get(from as usize..to as usize).unwrap_or_default()
     }
 
     /// The delivery tag. Tags within a batch are consecutive.
     #[must_use]
+    #[inline]
     pub fn tag(&self, index: usize) -> u64 {
         self.entries.get(index).map_or(0, |entry| entry.tag)
     }
@@ -74,6 +77,7 @@ impl Batch {
 
     /// The body.
     #[must_use]
+    #[inline]
     pub fn body(&self, index: usize) -> &[u8] {
         match (&self.large, self.entries.get(index)) {
             (Some(body), Some(_)) => body,
@@ -120,11 +124,10 @@ impl Batch {
         self.names(index).1
     }
 
-    /// What its deliveries count in a no-ack consumer's queue: the bytes of their bodies, and
-    /// [`DELIVERY_OVERHEAD`] for each, so that empty ones fill it, too.
+    /// What its deliveries count in a bounded queue, in bytes: bodies, properties, and 64 each.
     #[must_use]
-    pub fn weight(&self) -> u64 {
-        (0..self.len()).map(|index| delivery_weight(self.body(index).len())).sum()
+    pub const fn weight(&self) -> u64 {
+        self.weight
     }
 
     /// A batch of one, made by hand: for tests of applications, and for `Delivery::for_test`.
@@ -149,6 +152,14 @@ impl Batch {
         Self { generation, ..Self::default() }
     }
 
+    /// Makes room for a delivery and as many `more` of its size as belong into this batch, at once.
+    pub(crate) fn reserve(&mut self, more: usize, each: usize, names: usize) {
+        let fitting = BATCH_BYTES.saturating_sub(names) / each.max(1);
+        let count = more.min(fitting) + 1;
+        self.entries.reserve_exact(count);
+        self.data.reserve_exact(names + count * each);
+    }
+
     /// Whether one more delivery of this size still belongs into this batch.
     #[inline]
     pub(crate) fn has_room(&self, length: usize) -> bool {
@@ -166,6 +177,7 @@ impl Batch {
         properties: &[u8],
         body: &[u8],
     ) {
+        self.weight += weight(properties.len(), body.len());
         let names = self.put_names(names);
         let properties_at = self.data.len() as u32;
         self.data.extend_from_slice(properties);
@@ -192,6 +204,7 @@ impl Batch {
         body: Bytes,
     ) {
         self.push(tag, redelivered, names, properties, &[]);
+        self.weight += body.len() as u64;
         self.large = Some(body);
     }
 

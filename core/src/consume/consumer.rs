@@ -44,12 +44,15 @@ pub(crate) struct Subscription {
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(crate) config: ConsumerConfig,
+    /// Its tag on the current channel.
     pub(crate) tag: Arc<str>,
     pub(crate) state: ConsumerState,
     /// Oldest first; the last one is the current one, unless it is cancelled.
     pub(crate) subscriptions: Vec<Subscription>,
     /// Whether it has ever been subscribed.
     pub(crate) was_active: bool,
+    /// Since when it is subscribed, while it is.
+    pub(crate) active_since: Option<Time>,
     pub(crate) backoff: Backoff,
     pub(crate) stats: ConsumerStats,
     /// Calls of `settle` so far, and those covered by what was written.
@@ -57,37 +60,41 @@ pub(crate) struct Consumer {
     pub(crate) settles_written: u64,
     /// Whether it stands in its connection's list of consumers with settlements to encode.
     pub(crate) dirty: bool,
-    /// Bytes of bodies that the application has not taken (no-ack).
+    /// What the deliveries weigh that the application has not taken (no-ack).
     pub(crate) queue_bytes: u64,
-    /// Whether that is too many.
-    pub(crate) full: bool,
+    /// The connection that is not read because that is too much.
+    pub(crate) full: Option<usize>,
     requeue_delay: Duration,
-    /// Forgotten deliveries: when they are requeued, their generation and their run of tags.
+    /// Forgotten deliveries, by time: when they are requeued, their generation, their run of tags.
     pub(crate) delayed: VecDeque<(Time, u64, u64, u64)>,
     pub(crate) forgotten_since_event: u64,
     /// Settlements encoded and not written.
     pub(crate) encoded: u64,
+    /// What was abandoned before its end was asked for.
+    abandoned_before: u64,
 }
 
 impl Consumer {
-    pub(crate) fn new(config: ConsumerConfig, tag: Arc<str>) -> Self {
+    pub(crate) fn new(config: ConsumerConfig) -> Self {
         Self {
             requeue_delay: config.requeue_delay,
             config,
-            tag,
+            tag: "".into(),
             state: ConsumerState::Waiting,
             subscriptions: Vec::new(),
             was_active: false,
+            active_since: None,
             backoff: Backoff::default(),
             stats: ConsumerStats::default(),
             settles: 0,
             settles_written: 0,
             dirty: false,
             queue_bytes: 0,
-            full: false,
+            full: None,
             delayed: VecDeque::new(),
             forgotten_since_event: 0,
             encoded: 0,
+            abandoned_before: 0,
         }
     }
 
@@ -116,6 +123,33 @@ impl Consumer {
 
     pub(crate) const fn is_closing(&self) -> bool {
         matches!(self.state, ConsumerState::Closing(_))
+    }
+
+    /// Its end begins.
+    pub(crate) fn begin_closing(&mut self, reason: EndReason) {
+        if !self.is_closing() {
+            self.abandoned_before = self.stats.abandoned;
+            self.state = ConsumerState::Closing(reason);
+        }
+    }
+
+    /// What was abandoned since its end began, whatever is not written now included.
+    pub(crate) fn abandoned_at_end(&self) -> u64 {
+        let now = self.snapshot();
+        now.abandoned + now.in_hand + now.settling - self.abandoned_before
+    }
+
+    /// It is not subscribed any more. After it stood for so long, the backoff begins anew.
+    pub(crate) fn interrupted(&mut self, now: Time, stable: Duration) {
+        if self.active_since.take().is_some_and(|since| now - since >= stable) {
+            self.backoff.reset();
+        }
+    }
+
+    /// Puts forgotten deliveries off: in the order in which they are due.
+    pub(crate) fn delay(&mut self, at: Time, generation: u64, first: u64, last: u64) {
+        let place = self.delayed.partition_point(|&(other, ..)| other <= at);
+        self.delayed.insert(place, (at, generation, first, last));
     }
 
     /// The account, with what the subscriptions know.

@@ -164,9 +164,9 @@ impl Effects {
                 }
             }
             SessionEvent::ConsumerEnded { consumer, reason, abandoned } => {
-                let before = requests.consumer_ended(consumer);
+                requests.consumer_ended(consumer);
                 if let Some(shared) = core.consumers.remove(&consumer) {
-                    self.end_consumer(&shared, reason, abandoned.saturating_sub(before));
+                    self.end_consumer(&shared, reason, abandoned);
                 }
             }
             // Whatever was handed over meanwhile still gets its outcome; the driver then ends.

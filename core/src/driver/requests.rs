@@ -32,8 +32,6 @@ pub(super) struct Requests {
     declares: BTreeMap<RequestId, oneshot::Sender<Result<Arc<QueueState>, DeclareError>>>,
     /// Queues that the broker named, and may name anew.
     queues: BTreeMap<RequestId, Weak<QueueState>>,
-    /// Deliveries that were abandoned when the application closed their consumer.
-    closing: BTreeMap<ConsumerId, u64>,
     /// The timers of `next_batch`, one per consumer at most.
     lingers: BTreeMap<ConsumerId, Time>,
     shutting_down: bool,
@@ -124,8 +122,6 @@ impl Requests {
                 if core.consumers.contains_key(&consumer) {
                     // First what it settled.
                     self.visit_consumer(core, consumer, now);
-                    let stats = core.session.consumer_stats(consumer).unwrap_or_default();
-                    self.closing.insert(consumer, stats.abandoned);
                     core.session.close_consumer(consumer, now);
                 }
             }
@@ -240,10 +236,8 @@ impl Requests {
         }
     }
 
-    /// Returns what was abandoned before the application closed it.
-    pub(super) fn consumer_ended(&mut self, consumer: ConsumerId) -> u64 {
+    pub(super) fn consumer_ended(&mut self, consumer: ConsumerId) {
         self.consumers.remove(&consumer);
         self.lingers.remove(&consumer);
-        self.closing.remove(&consumer).unwrap_or(0)
     }
 }

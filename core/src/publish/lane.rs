@@ -53,6 +53,8 @@ pub(crate) struct Lane {
     pub(crate) ready: VecDeque<ProducerId>,
     /// The broker paused it (`channel.flow`).
     pub(crate) paused: bool,
+    /// The answer to `channel.flow` that waits for the end of a body.
+    pub(crate) owed_flow_ok: Option<bool>,
     pub(crate) partial: Option<Partial>,
     /// Messages left to send one at a time, to find the one that made the broker close the channel
     /// (semantics s25); 0: no search is on.
@@ -88,6 +90,7 @@ impl Lane {
             own,
             ready: VecDeque::new(),
             paused: false,
+            owed_flow_ok: None,
             partial: None,
             suspects: 0,
             offenders: 0,
@@ -216,6 +219,7 @@ impl Lane {
         self.channel = None;
         self.state = LaneState::Closed;
         self.paused = false;
+        self.owed_flow_ok = None;
         self.partial = None;
         self.tags.clear();
         self.marks.clear();

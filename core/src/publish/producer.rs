@@ -136,8 +136,7 @@ impl Producer {
 
     /// Whether the ring has something that the window has room for.
     pub(crate) fn can_send(&self) -> bool {
-        self.gate_open
-            && self.ring.can_send(self.config.max_in_flight, self.config.max_in_flight_bytes)
+        self.ring.can_send(self.config.max_in_flight, self.config.max_in_flight_bytes)
     }
 
     /// A message left the buffer.
@@ -159,13 +158,49 @@ impl Producer {
             Outcome::Not(Verdict::Failed(_)) => stats.failed += 1,
             Outcome::Not(Verdict::Unknown(_)) => stats.unknown += 1,
         }
-        self.settled.insert(sequence);
-        if sequence > self.settled.watermark() {
+        self.note_settled(sequence, sequence);
+    }
+
+    fn note_settled(&mut self, first: u64, last: u64) {
+        self.settled.insert_run(first, last);
+        if last > self.settled.watermark() {
             match self.early.last_mut() {
-                Some((_, last)) if *last + 1 == sequence => *last = sequence,
-                _ => self.early.push((sequence, sequence)),
+                Some((_, end)) if *end + 1 == first => *end = last,
+                _ => self.early.push((first, last)),
             }
         }
+    }
+
+    /// The messages in these places went well, and nobody wants to hear of each: settles them all.
+    pub(crate) fn finish_run(&mut self, first: u64, last: u64) {
+        let mut count = 0;
+        // Numbers mostly follow each other: told to the set in runs.
+        let mut run: Option<(u64, u64)> = None;
+        let mut broken = Vec::new();
+        self.ring.settle_run(first, last, |sequence| {
+            count += 1;
+            match &mut run {
+                Some((_, last)) if *last + 1 == sequence => *last = sequence,
+                _ => broken.extend(run.replace((sequence, sequence))),
+            }
+        });
+        for (first, last) in broken.into_iter().chain(run) {
+            self.note_settled(first, last);
+        }
+        if self.is_confirm() {
+            self.stats.confirmed += count;
+        } else {
+            self.stats.sent += count;
+        }
+        if !self.timeouts.is_empty() {
+            self.timeouts.retain(|&place, _| place < first || place > last);
+        }
+    }
+
+    /// Whether a confirmed message has to be looked at by itself: somebody wants to hear of it, or a
+    /// return was noted on one.
+    pub(crate) fn confirms_singly(&self) -> bool {
+        self.config.report_confirmed || !self.returns.is_empty()
     }
 
     /// Notes a return on a message in flight.
@@ -189,6 +224,7 @@ impl Producer {
 
     /// Moves on to the next message that has to be sent, and encodes as much of it as `room` bytes of
     /// pending output allow (its head and at least one frame of its body).
+    #[inline]
     pub(crate) fn send_next(&mut self, wire: &mut Wire<'_>, now: Time) -> Option<Step> {
         let (max, max_bytes) = (self.config.max_in_flight, self.config.max_in_flight_bytes);
         let (place, sent, fresh) = self.ring.next(max, max_bytes)?;
@@ -260,6 +296,7 @@ impl Producer {
         self.encoder = Encoder::new(&self.config, self.encoder.id, message_ids);
     }
 
+    #[inline]
     pub(crate) fn accept(&mut self, accepted: Accepted) {
         self.stats.accepted += 1;
         self.ring.push(accepted);
@@ -299,6 +336,7 @@ pub(crate) struct Wire<'a> {
 impl Wire<'_> {
     /// Encodes frames of the body from `offset` on, until it is whole or enough output is pending;
     /// returns the offset reached.
+    #[inline]
     pub(crate) fn put_body(&mut self, message: &Message, mut offset: usize) -> usize {
         let body = message.body();
         let chunk = body_chunk(self.frame_max);
@@ -355,6 +393,7 @@ impl Encoder {
         Self { id, message_ids, plain, shared: None, seen: None }
     }
 
+    #[inline]
     fn encode(
         &mut self,
         config: &ProducerConfig,

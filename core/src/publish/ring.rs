@@ -38,11 +38,17 @@ pub(crate) struct Sent {
 }
 
 impl Ring {
+    #[inline]
     pub(crate) fn push(&mut self, accepted: Accepted) {
+        if self.queue.is_empty() {
+            // Back to the start of its memory, which is in the cache.
+            self.queue.clear();
+        }
         self.queue_bytes += accepted.message.body().len();
         self.queue.push_back(accepted);
     }
 
+    #[inline]
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
     }
@@ -77,6 +83,7 @@ impl Ring {
     }
 
     /// Whether [`Self::next`] would give something under these caps.
+    #[inline]
     pub(crate) fn can_send(&self, max: usize, max_bytes: usize) -> bool {
         self.cursor < self.window.len() && self.has_resend()
             || (!self.queue.is_empty() && self.in_flight < max && self.in_flight_bytes < max_bytes)
@@ -84,6 +91,7 @@ impl Ring {
 
     /// The next message to encode, with its place; `true` if it comes from the queue. The caps bound
     /// what is newly moved into the window (one message more than the bytes allow can be in it).
+    #[inline]
     pub(crate) fn next(&mut self, max: usize, max_bytes: usize) -> Option<(u64, &mut Sent, bool)> {
         while self.window.get(self.cursor).is_some_and(|sent| sent.settled) {
             self.cursor += 1;
@@ -126,7 +134,7 @@ impl Ring {
         self.window.get_mut(index).filter(|sent| !sent.settled)
     }
 
-    /// Settles the message at this place: its sequence, and the message if `keep`.
+    /// Settles the message at this place: its sequence, and the message.
     pub(crate) fn settle(&mut self, place: u64) -> Option<(u64, Message)> {
         let index = self.index(place)?;
         let sent = self.window.get_mut(index).filter(|sent| !sent.settled)?;
@@ -141,12 +149,37 @@ impl Ring {
         Some((sequence, message))
     }
 
-    fn pop_settled(&mut self) {
-        while self.window.front().is_some_and(|sent| sent.settled) {
-            self.window.pop_front();
-            self.base += 1;
-            self.cursor = self.cursor.saturating_sub(1);
+    /// Settles what is unsettled from `first` to `last`, both included, and drops those messages.
+    /// Tells their sequence numbers.
+    pub(crate) fn settle_run(&mut self, first: u64, last: u64, mut each: impl FnMut(u64)) {
+        let from = usize::try_from(first.saturating_sub(self.base)).unwrap_or(usize::MAX);
+        let Some(last) = last.checked_sub(self.base) else { return };
+        let to = usize::try_from(last).map_or(usize::MAX, |last| last.saturating_add(1));
+        let to = to.min(self.window.len());
+        if from >= to {
+            return;
         }
+        for sent in self.window.range_mut(from..to).filter(|sent| !sent.settled) {
+            sent.settled = true;
+            each(sent.sequence);
+            self.in_flight -= 1;
+            self.in_flight_bytes -= sent.message.body().len();
+            if from > 0 {
+                // It stays in the window for a while.
+                sent.message = Message::empty();
+            }
+        }
+        if from == 0 {
+            self.pop_settled();
+        }
+    }
+
+    fn pop_settled(&mut self) {
+        let settled = self.window.iter().take_while(|sent| sent.settled).count();
+        // Dropped in place, and in one go.
+        self.window.drain(..settled);
+        self.base += settled as u64;
+        self.cursor = self.cursor.saturating_sub(settled);
     }
 
     /// Unsettled messages sent on the current channel, oldest first.
@@ -235,6 +268,30 @@ mod tests {
         ring.rewind(0);
         assert!(ring.can_send(1, usize::MAX));
         assert_eq!(send(&mut ring, 1), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_run_settles_like_its_messages_one_by_one() {
+        for (first, last) in [(0, 5), (0, 2), (1, 3), (2, 2), (3, 9), (0, 0), (6, 9), (4, 1)] {
+            let (mut run, mut singly) = (ring(6), ring(6));
+            for ring in [&mut run, &mut singly] {
+                send(ring, 6);
+                ring.settle(1);
+            }
+            let mut told = Vec::new();
+            run.settle_run(first, last, |sequence| told.push(sequence));
+            let expected: Vec<u64> = (first..=last)
+                .filter_map(|place| singly.settle(place).map(|(sequence, _)| sequence))
+                .collect();
+            assert_eq!(told, expected, "{first} to {last}");
+            for ring in [&mut run, &mut singly] {
+                ring.rewind(u64::MAX);
+            }
+            assert_eq!(run.in_flight(), singly.in_flight());
+            assert_eq!(run.in_flight_bytes, singly.in_flight_bytes);
+            assert_eq!((run.base, run.window.len()), (singly.base, singly.window.len()));
+            assert_eq!(send(&mut run, 9), send(&mut singly, 9), "{first} to {last}");
+        }
     }
 
     #[test]

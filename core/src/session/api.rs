@@ -127,8 +127,8 @@ pub enum SessionEvent {
         consumer: ConsumerId,
         /// Why.
         reason: EndReason,
-        /// Its deliveries that were abandoned, ever: those that were not settled when their channel
-        /// ended.
+        /// Deliveries that were abandoned since its end was asked for: in hand and not settled, or
+        /// settled and not written.
         abandoned: u64,
     },
     /// The session is closed for good: every transport is gone, every outcome told.

@@ -16,6 +16,7 @@ pub(crate) struct Appended {
 pub(crate) enum What {
     /// Messages of a producer, from one place to another, the last one included.
     Messages { producer: ProducerId, first: u64, last: u64 },
-    /// Settlements of a consumer; so many of its `settle` calls are covered then.
-    Settlements { consumer: ConsumerId, settled: acks::Settled, settles: u64 },
+    /// Settlements of a consumer on its channel of this generation; so many of its `settle` calls are
+    /// covered then.
+    Settlements { consumer: ConsumerId, generation: u64, settled: acks::Settled, settles: u64 },
 }

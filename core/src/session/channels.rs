@@ -50,7 +50,7 @@ impl Session {
 
     /// A reply did not come in time.
     pub(super) fn rpc_timed_out(&mut self, c: usize, number: u16) {
-        let Some(connection) = self.connections.get(c) else { return };
+        let Some(connection) = self.connections.get(c).filter(|c| c.is_open()) else { return };
         if connection.blocked.is_some() || !connection.reads() {
             // It may have been answered had the broker, or we, listened (s21, s35).
             self.await_reply(c, number);
@@ -126,18 +126,19 @@ impl Session {
             // A reply that crossed our close is swallowed: nobody waits for it (s16, s17).
             _ if expect == Some(Expect::CloseOk) => return Ok(()),
             AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => {
-                let flow_ok = channel::AMQPMethod::FlowOk(channel::FlowOk { active: flow.active });
-                if let Some(connection) = self.connections.get_mut(c) {
-                    let _ = connection.send(number, &AMQPClass::Channel(flow_ok));
-                }
-                if let Owner::Lane(l) = owner {
-                    self.lane_flow(l, flow.active);
+                match owner {
+                    Owner::Lane(l) => self.lane_flow(l, c, number, flow.active),
+                    _ => self.answer_flow(c, number, flow.active),
                 }
                 return Ok(());
             }
             AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
                 let Owner::Consumer(consumer, generation) = owner else { return Err(unexpected) };
-                if !cancel.nowait {
+                let wanted = self
+                    .connections
+                    .get(c)
+                    .is_some_and(|connection| connection.server.takes_cancel_ok);
+                if !cancel.nowait || wanted {
                     self.answer_cancel(c, number, &cancel);
                 }
                 self.consumer_cancelled(consumer, generation);
@@ -154,10 +155,20 @@ impl Session {
             AMQPClass::Queue(queue::AMQPMethod::DeclareOk(_)) => Expect::DeclareOk,
             _ => return Err(unexpected),
         };
-        if expect != Some(reply) {
+        let tag = match &class {
+            AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(ok)) => Some(&ok.consumer_tag),
+            AMQPClass::Basic(basic::AMQPMethod::CancelOk(ok)) => Some(&ok.consumer_tag),
+            _ => None,
+        };
+        // Matched by the consumer tag as well (s17).
+        if expect != Some(reply) || tag.is_some_and(|tag| !self.has_tag(owner, tag.as_str())) {
             return Err(unexpected);
         }
-        channel.expect = None;
+        if let Some(channel) =
+            self.connections.get_mut(c).and_then(|connection| connection.channels.get_mut(number))
+        {
+            channel.expect = None;
+        }
         self.timers.cancel(Timer::Rpc(c, number));
         match (owner, class) {
             (Owner::Control, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) => {
@@ -171,6 +182,13 @@ impl Session {
             (Owner::Nobody, _) => {}
         }
         Ok(())
+    }
+
+    pub(super) fn answer_flow(&mut self, c: usize, number: u16, active: bool) {
+        let flow_ok = AMQPClass::Channel(channel::AMQPMethod::FlowOk(channel::FlowOk { active }));
+        if let Some(connection) = self.connections.get_mut(c) {
+            let _ = connection.send(number, &flow_ok);
+        }
     }
 
     fn on_channel_close(
@@ -222,6 +240,15 @@ impl Session {
         }
         self.refresh_lane(l);
         self.open_waiting_lanes();
+    }
+
+    fn has_tag(&self, owner: Owner, tag: &str) -> bool {
+        match owner {
+            Owner::Consumer(consumer, _) => {
+                self.consumers.get(consumer.0).is_some_and(|consumer| *consumer.tag == *tag)
+            }
+            Owner::Control | Owner::Lane(_) | Owner::Nobody => false,
+        }
     }
 
     fn answer_cancel(&mut self, c: usize, number: u16, cancel: &basic::Cancel) {

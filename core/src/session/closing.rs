@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{DeclaredQueue, Report, Session, SessionEvent, timer::Timer};
 use crate::{
     connection::Phase,
-    consume::consumer::ConsumerState,
     error::{DeclareError, Loss},
     event::{DropReason, EndReason},
     ids::{ConnectionId, ConsumerId, ProducerId},
@@ -86,9 +85,6 @@ impl Session {
     }
 
     fn finish_closing(&mut self, loss: Option<Loss>) {
-        if self.closed {
-            return;
-        }
         self.closed = true;
         self.timers.clear();
         self.close_state(loss);
@@ -111,7 +107,17 @@ impl Session {
         if self.closed {
             return;
         }
+        // From here on nothing drains: the last producer that ends must not end the session, too.
+        self.closed = true;
         self.closing.get_or_insert_default();
+        for number in self.consumers.numbers() {
+            if let Some(consumer) = self.consumers.get_mut(number) {
+                consumer.begin_closing(match &loss {
+                    Some(loss) => EndReason::Disconnected(loss.clone()),
+                    None => EndReason::ClientClosed,
+                });
+            }
+        }
         // Connections first: what was written decides what became of the messages.
         for c in 0..self.connections.len() {
             self.settle_lost(c);
@@ -131,17 +137,6 @@ impl Session {
             self.abandon(producer, reason);
         }
         for number in self.consumers.numbers() {
-            if let Some(consumer) = self.consumers.get_mut(number)
-                && !matches!(
-                    consumer.state,
-                    ConsumerState::Closing(EndReason::Closed | EndReason::Cancelled)
-                )
-            {
-                consumer.state = ConsumerState::Closing(match &loss {
-                    Some(loss) => EndReason::Disconnected(loss.clone()),
-                    None => EndReason::ClientClosed,
-                });
-            }
             self.end_consumer(ConsumerId(number));
         }
         for request in self.requests.keys().copied().collect::<Vec<_>>() {

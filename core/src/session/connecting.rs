@@ -60,6 +60,7 @@ impl Session {
         connection.transmit.written(n, last);
         connection.last_sent = now;
         connection.last_progress = now;
+        connection.output_waits = connection.transmit.pending() > 0;
         self.after_write(c);
     }
 
@@ -345,9 +346,27 @@ impl Session {
         connection.blocked = reason;
         connection.blocked_since = now;
         connection.last_progress = now;
+        if connection.blocked.is_none() {
+            self.restart_deadlines(c);
+        }
         self.update_state();
         if c == PUBLISH {
             self.refresh_flows();
+        }
+    }
+
+    /// The broker reads and answers again: replies and confirms get their whole time from now on.
+    pub(super) fn restart_deadlines(&mut self, c: usize) {
+        let Some(connection) = self.connections.get(c) else { return };
+        for number in connection.channels.numbers() {
+            if self.timers.get(Timer::Rpc(c, number)).is_some() {
+                self.await_reply(c, number);
+            }
+        }
+        if c == PUBLISH {
+            for lane in &mut self.lanes {
+                lane.forgive(self.now);
+            }
         }
     }
 
@@ -400,6 +419,7 @@ impl Session {
             Timer::Stall(producer) => self.stall_due(producer),
             Timer::Resubscribe(consumer) => self.subscribe(consumer),
             Timer::Requeue(consumer) => self.requeue_due(consumer),
+            Timer::Forgotten(consumer) => self.warn_again(consumer),
             Timer::Opening(consumer) => self.opening_timed_out(consumer),
             Timer::ConsumerClose(consumer) => self.end_consumer(consumer),
             Timer::Request(request) => self.request_timed_out(request),

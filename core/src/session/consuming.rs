@@ -1,6 +1,6 @@
 //! Consumers: subscribing, settling, recovering, ending.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use amq_protocol::{
     protocol::{AMQPClass, basic},
@@ -26,8 +26,8 @@ use crate::{
     time::Time,
 };
 
-/// How often a warning about forgotten deliveries may come.
-const FORGOTTEN_EVERY: u64 = 1000;
+/// How often a warning about forgotten deliveries may come (s34).
+const FORGOTTEN_EVERY: Duration = Duration::from_secs(60);
 
 impl Session {
     /// Opens a consumer on a channel of its own. [`SessionEvent::ConsumerOpened`] says whether the
@@ -53,10 +53,8 @@ impl Session {
             // 0 is "no limit" to the broker: the delivery queue would have no bound.
             return Err(ConsumeError::Option { key: "prefetch", expected: "at least 1" });
         }
-        let tag = config.tag.clone().unwrap_or_else(|| self.random_tag());
-        let no_ack = config.no_ack;
-        let consumer = Consumer::new(config, tag);
-        let Some(number) = self.consumers.insert(consumer) else {
+        let c = self.connection_for(&config);
+        let Some(number) = self.consumers.insert(Consumer::new(config)) else {
             return Err(ConsumeError::Option {
                 key: "consumers",
                 expected: "at most a million on one client",
@@ -64,18 +62,21 @@ impl Session {
         };
         let id = ConsumerId(number);
         self.timers.arm(Timer::Opening(id), self.now + self.config.deadlines.request);
-        self.want_connection(self.connection_for(no_ack));
+        self.want_connection(c);
         self.subscribe(id);
         Ok(id)
     }
 
-    /// The connection that serves consumers of this kind.
-    fn connection_for(&self, no_ack: bool) -> usize {
-        let wanted = if no_ack { Role::NoAck } else { Role::Consume };
-        self.connections
-            .iter()
-            .position(|connection| connection.role == wanted)
-            .unwrap_or_else(|| self.consuming())
+    /// The connection that serves such a consumer. Exclusive queues are consumed where they were
+    /// declared (s39).
+    fn connection_for(&self, config: &ConsumerConfig) -> usize {
+        let apart = config.no_ack && !self.topology.is_exclusive(&config.queue);
+        let apart = if apart {
+            self.connections.iter().position(|connection| connection.role == Role::NoAck)
+        } else {
+            None
+        };
+        apart.unwrap_or_else(|| self.consuming())
     }
 
     /// Subscribes whoever waits: a connection, a queue or a channel is there.
@@ -95,7 +96,8 @@ impl Session {
         {
             return;
         }
-        let c = self.connection_for(consumer.config.no_ack);
+        let c = self.connection_for(&consumer.config);
+        let tag = consumer.config.tag.clone();
         let Some(connection) =
             self.connections.get_mut(c).filter(|connection| connection.is_open())
         else {
@@ -104,13 +106,20 @@ impl Session {
         let generation = self.generation + 1;
         let Some(channel) = connection.open_channel(Owner::Consumer(id, generation)) else {
             let limit = connection.tuned.channel_max;
+            if connection.is_closing_channels() {
+                // One that is being closed makes room.
+                return;
+            }
             self.refuse_or_retry(id, |_| ConsumeError::ChannelsExhausted { limit });
             return;
         };
         self.generation = generation;
         self.await_reply(c, channel);
+        // A new one for each channel, unless the application chose it (s31, s33).
+        let tag = tag.unwrap_or_else(|| self.random_tag());
         let Some(consumer) = self.consumers.get_mut(id.0) else { return };
         consumer.state = ConsumerState::Opening;
+        consumer.tag = tag;
         consumer.subscriptions.push(Subscription {
             generation,
             connection: c,
@@ -138,6 +147,7 @@ impl Session {
     fn resubscribe_later(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id.0) else { return };
         consumer.state = ConsumerState::Waiting;
+        consumer.interrupted(self.now, self.config.backoff.stable);
         let delay = consumer.backoff.next(&self.config.backoff, &mut self.rng);
         if delay.is_zero() {
             self.subscribe(id);
@@ -210,6 +220,7 @@ impl Session {
     fn subscribed(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id.0) else { return };
         consumer.state = ConsumerState::Active;
+        consumer.active_since = Some(self.now);
         if std::mem::replace(&mut consumer.was_active, true) {
             let queue = consumer.config.queue.clone();
             self.event(Event::ConsumerResumed { queue });
@@ -242,17 +253,18 @@ impl Session {
             consumer.forgotten_since_event += count;
             if count > 0 && !closing {
                 let at = now + consumer.next_requeue_delay();
-                consumer.delayed.push_back((at, run.generation, run.first, run.last));
-                self.timers.arm_if_idle(Timer::Requeue(id), at);
-                self.warn_of_forgotten(id);
+                consumer.delay(at, run.generation, run.first, run.last);
+                if let Some(&(first, ..)) = consumer.delayed.front() {
+                    self.timers.arm(Timer::Requeue(id), first);
+                }
+                if self.timers.get(Timer::Forgotten(id)).is_none() {
+                    self.warn_again(id);
+                }
                 self.note_settles(id);
                 return;
             }
         } else if count > 0 {
             consumer.reset_requeue_delay();
-            if !self.closed && consumer.backoff.failures() > 0 {
-                consumer.backoff.reset();
-            }
         }
         self.note_settles(id);
     }
@@ -261,33 +273,30 @@ impl Session {
     fn note_settles(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id.0) else { return };
         if consumer.encoded == 0 && !consumer.subscriptions.iter().any(|s| s.acks.has_pending()) {
-            // Nothing of it has to be written (any more).
+            // Nothing of it has to be written (any more). What is put off was not settled by anybody.
             let settles = consumer.settles;
-            if consumer.delayed.is_empty() {
-                self.settlements_written(id, acks::Settled::default(), settles);
-            }
+            self.settlements_written(id, acks::Settled::default(), settles);
             return;
         }
         if consumer.dirty {
             return;
         }
         consumer.dirty = true;
-        let c = self.connection_for(false);
+        let c = self.consuming();
         if let Some(settling) = self.settling.get_mut(c) {
             settling.push_back(id);
         }
     }
 
-    fn warn_of_forgotten(&mut self, id: ConsumerId) {
+    /// Warns of forgotten deliveries, if there are some since the last warning: now, and a minute
+    /// later at the earliest.
+    pub(super) fn warn_again(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id.0) else { return };
-        // The first one, and then now and then.
-        if consumer.stats.forgotten == consumer.forgotten_since_event
-            && consumer.stats.forgotten == 1
-            || consumer.forgotten_since_event >= FORGOTTEN_EVERY
-        {
-            let count = std::mem::take(&mut consumer.forgotten_since_event);
+        let count = std::mem::take(&mut consumer.forgotten_since_event);
+        if count > 0 {
             let queue = consumer.config.queue.clone();
             self.event(Event::DeliveriesForgotten { queue, count });
+            self.timers.arm(Timer::Forgotten(id), self.now + FORGOTTEN_EVERY);
         }
     }
 
@@ -321,28 +330,40 @@ impl Session {
             }
             let Some(id) = settling.pop_front() else { return };
             let Some(consumer) = self.consumers.get_mut(id.0) else { continue };
-            let mut settled = acks::Settled::default();
             let mut more = false;
+            let mut records = Vec::new();
             for subscription in &mut consumer.subscriptions {
-                let channel = subscription.channel;
-                let acks = &mut subscription.acks;
-                connection
-                    .transmit
-                    .append(|out| settled.add(acks.encode(out, channel, OUTPUT_LIMIT)));
+                let (channel, acks) = (subscription.channel, &mut subscription.acks);
+                let mut settled = acks::Settled::default();
+                connection.transmit.append(|out| settled = acks.encode(out, channel, OUTPUT_LIMIT));
                 more |= acks.has_pending();
+                if settled.total() > 0 {
+                    let end = connection.transmit.enqueued();
+                    records.push((end, subscription.generation, settled));
+                }
             }
             consumer.dirty = more;
             if more {
                 settling.push_back(id);
             }
-            consumer.encoded += settled.total();
+            consumer.encoded += records.iter().map(|(.., settled)| settled.total()).sum::<u64>();
+            // The last record covers every call so far, unless something is left to encode.
             let settles = if more { consumer.settles_written } else { consumer.settles };
             let end = connection.transmit.enqueued();
-            if connection.transmit.flushed() == end {
-                self.settlements_written(id, settled, settles);
-            } else if let Some(appended) = self.appended.get_mut(c) {
-                let what = What::Settlements { consumer: id, settled, settles };
-                appended.push_back(Appended { end, what });
+            let flushed = connection.transmit.flushed() == end;
+            if let Some(appended) = self.appended.get_mut(c)
+                && !flushed
+            {
+                let done = consumer.settles_written;
+                let last = records.pop().unwrap_or((end, 0, acks::Settled::default()));
+                let records = records.into_iter().map(|record| (record, done));
+                for ((end, generation, settled), settles) in records.chain([(last, settles)]) {
+                    let what = What::Settlements { consumer: id, generation, settled, settles };
+                    appended.push_back(Appended { end, what });
+                }
+            } else {
+                // Nothing had to be encoded after all.
+                self.settlements_written(id, acks::Settled::default(), settles);
             }
         }
     }
@@ -370,22 +391,46 @@ impl Session {
         let Some(consumer) = self.consumers.get_mut(id.0) else { return };
         consumer.stats.abandoned += settled.total();
         consumer.encoded -= settled.total().min(consumer.encoded);
+        if let Some(report) = &mut self.closing {
+            report.abandoned += settled.total();
+        }
     }
 
-    /// The application took deliveries of so much [`Batch::weight`] out of a no-ack consumer's queue.
-    pub fn handle_consumed(&mut self, consumer: ConsumerId, bytes: u64, now: Time) {
-        self.advance(now);
+    /// A no-ack consumer's queue is full: its connection is not read any more.
+    pub(super) fn pause_reading(&mut self, id: ConsumerId, generation: u64) {
+        if let Some(consumer) = self.consumers.get_mut(id.0)
+            && let Some(subscription) = consumer.subscription(generation)
+            && let Some(connection) = self.connections.get_mut(subscription.connection)
+        {
+            consumer.full = Some(subscription.connection);
+            connection.full_queues += 1;
+        }
+    }
+
+    /// It has room again, or nobody waits for that any more.
+    fn resume_reading(&mut self, id: ConsumerId) {
+        let Some(c) = self.consumers.get_mut(id.0).and_then(|consumer| consumer.full.take()) else {
+            return;
+        };
         let now = self.now;
-        let Some(consumer) = self.consumers.get_mut(consumer.0) else { return };
-        consumer.queue_bytes = consumer.queue_bytes.saturating_sub(bytes);
-        if consumer.full && consumer.queue_bytes <= consumer.config.queue_bytes as u64 / 2 {
-            consumer.full = false;
-            if let Some(subscription) = consumer.subscriptions.last()
-                && let Some(connection) = self.connections.get_mut(subscription.connection)
-            {
-                connection.full_queues = connection.full_queues.saturating_sub(1);
-                connection.last_received = now;
-            }
+        let Some(connection) = self.connections.get_mut(c) else { return };
+        connection.full_queues = connection.full_queues.saturating_sub(1);
+        if connection.full_queues > 0 {
+            return;
+        }
+        // What the peer said meanwhile is read from now on (s35).
+        connection.last_received = now;
+        self.restart_deadlines(c);
+    }
+
+    /// The application took batches of so much [`Batch::weight`] out of a no-ack consumer's queue.
+    pub fn handle_consumed(&mut self, consumer: ConsumerId, weight: u64, now: Time) {
+        self.advance(now);
+        let id = consumer;
+        let Some(consumer) = self.consumers.get_mut(id.0) else { return };
+        consumer.queue_bytes = consumer.queue_bytes.saturating_sub(weight);
+        if consumer.queue_bytes <= consumer.config.queue_bytes as u64 / 2 {
+            self.resume_reading(id);
         }
     }
 
@@ -397,48 +442,65 @@ impl Session {
         id: ConsumerId,
         gone: impl Fn(&Subscription) -> bool,
     ) -> bool {
+        let abandoned = self.remove_subscriptions(id, gone);
         let Some(consumer) = self.consumers.get_mut(id.0) else { return false };
-        let before = consumer.subscriptions.len();
-        let mut abandoned = 0;
-        consumer.subscriptions.retain(|subscription| {
-            let gone = gone(subscription);
-            if gone {
-                abandoned +=
-                    (subscription.acks.outstanding() + subscription.acks.settling()) as u64;
-            }
-            !gone
-        });
-        if consumer.subscriptions.len() == before {
-            return false;
-        }
+        let Some(abandoned) = abandoned else { return false };
         consumer.stats.abandoned += abandoned;
-        let valid_from =
-            consumer.subscriptions.first().map_or(self.generation + 1, |s| s.generation);
-        let no_ack = consumer.config.no_ack;
-        let full = std::mem::take(&mut consumer.full);
-        self.filling.retain(|&(other, generation)| other != id || generation >= valid_from);
-        if !no_ack {
-            self.batches.retain(|(other, batch)| *other != id || batch.generation() >= valid_from);
-        }
-        if full
-            && let Some(connection) =
-                self.connections.iter_mut().find(|c| c.role == Role::NoAck || c.role == Role::All)
-        {
-            connection.full_queues = connection.full_queues.saturating_sub(1);
-        }
         if let Some(report) = &mut self.closing {
             report.abandoned += abandoned;
         }
-        self.events.push_back(SessionEvent::Generation { consumer: id, valid_from });
+        self.tell_generation(id);
         self.note_settles(id);
         true
+    }
+
+    /// Removes subscriptions: how many deliveries were not settled on them; `None` if there were none
+    /// such. Complete deliveries without ack stay: nobody sends them again.
+    fn remove_subscriptions(
+        &mut self,
+        id: ConsumerId,
+        which: impl Fn(&Subscription) -> bool,
+    ) -> Option<u64> {
+        let consumer = self.consumers.get_mut(id.0)?;
+        let before = consumer.subscriptions.len();
+        let no_ack = consumer.config.no_ack;
+        let mut unsettled = 0;
+        let batches = &mut self.batches;
+        consumer.subscriptions.retain_mut(|subscription| {
+            let gone = which(subscription);
+            if gone {
+                unsettled +=
+                    (subscription.acks.outstanding() + subscription.acks.settling()) as u64;
+                if no_ack && !subscription.batch.is_empty() {
+                    batches.push_back((id, Arc::new(std::mem::take(&mut subscription.batch))));
+                }
+            }
+            !gone
+        });
+        let removed = consumer.subscriptions.len() < before;
+        if removed && consumer.subscriptions.iter().all(|subscription| subscription.cancelled) {
+            // Nothing comes that would have to wait for room.
+            self.resume_reading(id);
+        }
+        removed.then_some(unsettled)
+    }
+
+    /// Tells the oldest generation whose deliveries can be settled.
+    fn tell_generation(&mut self, id: ConsumerId) {
+        let Some(consumer) = self.consumers.get(id.0) else { return };
+        let valid_from =
+            consumer.subscriptions.first().map_or(self.generation + 1, |s| s.generation);
+        if !consumer.config.no_ack {
+            self.batches.retain(|(other, batch)| *other != id || batch.generation() >= valid_from);
+        }
+        self.filling.retain(|&(other, generation)| other != id || generation >= valid_from);
+        self.events.push_back(SessionEvent::Generation { consumer: id, valid_from });
     }
 
     /// A connection is gone, and with it every consumer's channel on it.
     pub(super) fn consumers_lost(&mut self, c: usize) {
         for number in self.consumers.numbers() {
             let id = ConsumerId(number);
-            self.keep_whole_deliveries(id, c);
             if !self.abandon_subscriptions(id, |subscription| subscription.connection == c) {
                 continue;
             }
@@ -448,30 +510,11 @@ impl Session {
                 continue;
             }
             consumer.state = ConsumerState::Waiting;
+            consumer.interrupted(self.now, self.config.backoff.stable);
             if consumer.was_active {
                 let queue = consumer.config.queue.clone();
                 self.event(Event::ConsumerInterrupted { queue, why: Interruption::Disconnected });
             }
-        }
-    }
-
-    /// Complete no-ack deliveries stay, whatever happens to their connection: nobody sends them again.
-    fn keep_whole_deliveries(&mut self, id: ConsumerId, c: usize) {
-        let Some(consumer) = self.consumers.get_mut(id.0).filter(|consumer| consumer.config.no_ack)
-        else {
-            return;
-        };
-        let mut kept = Vec::new();
-        for subscription in consumer.subscriptions.iter_mut().filter(|s| s.connection == c) {
-            if !subscription.batch.is_empty() {
-                kept.push(std::mem::replace(
-                    &mut subscription.batch,
-                    Batch::new(subscription.generation),
-                ));
-            }
-        }
-        for batch in kept {
-            self.batches.push_back((id, Arc::new(batch)));
         }
     }
 
@@ -488,19 +531,25 @@ impl Session {
             .subscriptions
             .last()
             .is_some_and(|s| s.generation == generation && !s.cancelled);
-        if !current {
-            // An old channel that waited for its last settlements.
+        // Generations are valid from one number on: older channels go with it, unless nothing came on
+        // this one.
+        let unused = consumer.subscription(generation).is_some_and(|s| s.acks.next_tag() == 1)
+            && consumer.state == ConsumerState::Opening;
+        let refused = consumer.state == ConsumerState::Opening && code != 0;
+        if unused {
+            self.abandon_subscriptions(id, |s| s.generation == generation);
+        } else {
             self.forget_settlements(id, generation);
+            self.close_channels(id, |s| s.generation < generation);
             self.abandon_subscriptions(id, |s| s.generation <= generation);
-            self.check_consumer(id);
-            return;
         }
-        // Older channels go with it: generations are valid from one number on.
-        self.close_channels(id, |s| s.generation < generation);
-        self.forget_settlements(id, generation);
-        self.abandon_subscriptions(id, |_| true);
         let Some(consumer) = self.consumers.get_mut(id.0) else { return };
-        if consumer.is_closing() {
+        if refused && consumer.was_active && consumer.config.when_cancelled == WhenCancelled::End {
+            consumer.begin_closing(EndReason::Refused { code, text: text.clone() });
+            self.arm_consumer_close(id);
+        }
+        let Some(consumer) = self.consumers.get_mut(id.0) else { return };
+        if !current || consumer.is_closing() {
             self.check_consumer(id);
             return;
         }
@@ -529,8 +578,10 @@ impl Session {
         let mut lost = Vec::new();
         if let Some(appended) = self.appended.get_mut(c) {
             for appended in appended.iter_mut() {
-                if let What::Settlements { consumer, settled, .. } = &mut appended.what
+                if let What::Settlements { consumer, generation: of, settled, .. } =
+                    &mut appended.what
                     && *consumer == id
+                    && *of <= generation
                 {
                     lost.push(std::mem::take(settled));
                 }
@@ -555,7 +606,7 @@ impl Session {
             return;
         }
         if consumer.config.when_cancelled == WhenCancelled::End {
-            consumer.state = ConsumerState::Closing(EndReason::Cancelled);
+            consumer.begin_closing(EndReason::Cancelled);
             self.arm_consumer_close(id);
             self.check_consumer(id);
             return;
@@ -569,9 +620,9 @@ impl Session {
             queue: queue.clone(),
             why: Interruption::Cancelled,
         });
+        self.check_consumer(id);
         self.redeclare(&queue);
         self.resubscribe_later(id);
-        self.check_consumer(id);
     }
 
     // ---- ending ----------------------------------------------------------------------------------
@@ -593,18 +644,12 @@ impl Session {
         if !consumer.config.no_ack {
             self.events.push_back(SessionEvent::HandBack { consumer: id });
         }
-        consumer.state = ConsumerState::Closing(reason);
+        consumer.begin_closing(reason);
         self.timers.cancel(Timer::Resubscribe(id));
         self.timers.cancel(Timer::Requeue(id));
-        let Some(consumer) = self.consumers.get_mut(id.0) else { return };
-        // Nothing is put off any more.
-        while let Some((_, generation, first, last)) = consumer.delayed.pop_front() {
-            if let Some(subscription) = consumer.subscription_mut(generation) {
-                subscription.acks.requeue_delayed(first, last);
-            }
-        }
-        self.note_settles(id);
         self.arm_consumer_close(id);
+        // Nobody has to make room for cancel-ok to be read.
+        self.resume_reading(id);
         if active {
             self.cancel_current(id);
         } else {
@@ -613,6 +658,14 @@ impl Session {
             self.close_channels(id, opening);
             self.abandon_subscriptions(id, opening);
         }
+        // Nothing is put off any more.
+        let Some(consumer) = self.consumers.get_mut(id.0) else { return };
+        while let Some((_, generation, first, last)) = consumer.delayed.pop_front() {
+            if let Some(subscription) = consumer.subscription_mut(generation) {
+                subscription.acks.requeue_delayed(first, last);
+            }
+        }
+        self.note_settles(id);
         self.check_consumer(id);
     }
 
@@ -643,8 +696,10 @@ impl Session {
             |s: &Subscription| s.cancelled && s.acks.outstanding() == 0 && s.acks.settling() == 0;
         if consumer.encoded == 0 && consumer.subscriptions.iter().any(done) {
             self.close_channels(id, done);
-            let Some(consumer) = self.consumers.get_mut(id.0) else { return };
-            consumer.subscriptions.retain(|s| !done(s));
+            self.remove_subscriptions(id, done);
+            if self.consumers.get(id.0).is_some_and(|consumer| !consumer.is_closing()) {
+                self.tell_generation(id);
+            }
         }
         let Some(consumer) = self.consumers.get(id.0) else { return };
         if consumer.is_closing() && consumer.subscriptions.is_empty() {
@@ -675,11 +730,11 @@ impl Session {
             ConsumerState::Closing(reason) => reason.clone(),
             _ => EndReason::Closed,
         };
+        let abandoned = consumer.abandoned_at_end();
         if !consumer.was_active {
             let result = Err(ConsumeError::Closed);
             self.events.push_back(SessionEvent::ConsumerOpened { consumer: id, result });
         }
-        let abandoned = consumer.stats.abandoned;
         self.events.push_back(SessionEvent::ConsumerEnded { consumer: id, reason, abandoned });
         self.forget_consumer(id);
         self.advance_closing();
@@ -687,9 +742,11 @@ impl Session {
 
     fn forget_consumer(&mut self, id: ConsumerId) {
         self.close_channels(id, |_| true);
+        self.resume_reading(id);
         for timer in [
             Timer::Resubscribe(id),
             Timer::Requeue(id),
+            Timer::Forgotten(id),
             Timer::Opening(id),
             Timer::ConsumerClose(id),
         ] {
@@ -698,7 +755,11 @@ impl Session {
         if let Some(consumer) = self.consumers.remove(id.0) {
             let mut account = consumer.snapshot();
             // Encoded and not written when it ended: the broker may or may not have them.
-            account.abandoned += account.settling + account.in_hand;
+            let unsettled = account.settling + account.in_hand;
+            account.abandoned += unsettled;
+            if let Some(report) = &mut self.closing {
+                report.abandoned += unsettled;
+            }
             account.settling = 0;
             account.in_hand = 0;
             self.closed_stats.consume.add(&account);

@@ -52,7 +52,7 @@ impl Session {
         self.next_request = self.next_request.wrapping_add(1);
         self.requests.insert(request, config.name.clone());
         self.timers.arm(Timer::Request(request), self.now + self.config.deadlines.request);
-        self.topology.todo.push_back(Declaration { config, why: Why::Request(request), locked: 0 });
+        self.topology.todo.push_back(Declaration::new(config, Why::Request(request)));
         self.pump_control();
         Ok(request)
     }
@@ -83,11 +83,16 @@ impl Session {
 
     /// Sends the next declaration, if the one before it is answered.
     pub(super) fn pump_control(&mut self) {
-        if self.declaring.is_some()
-            || self.topology.todo.is_empty()
-            || self.timers.get(Timer::Redeclare).is_some()
-        {
+        if self.declaring.is_some() {
             return;
+        }
+        match self.topology.next_due() {
+            None => return,
+            Some(at) if at > self.now => {
+                self.timers.arm(Timer::Redeclare, at);
+                return;
+            }
+            Some(_) => {}
         }
         let c = self.consuming();
         let Some(connection) =
@@ -106,7 +111,7 @@ impl Session {
         if connection.channels.get(number).is_none_or(|channel| channel.expect.is_some()) {
             return;
         }
-        let Some(declaration) = self.topology.todo.pop_front() else { return };
+        let Some(declaration) = self.topology.next(self.now) else { return };
         let class = declare(&declaration.config);
         self.declaring = Some(declaration);
         self.call(c, number, &class, Expect::DeclareOk);
@@ -191,8 +196,8 @@ impl Session {
             Why::Replay(_) if code == 405 && declaration.locked < LOCKED_ATTEMPTS => {
                 let wait = LOCKED_WAIT * (1 << declaration.locked);
                 declaration.locked += 1;
+                declaration.not_before = self.now + wait;
                 self.topology.todo.push_back(declaration);
-                self.timers.arm(Timer::Redeclare, self.now + wait);
             }
             Why::Replay(recorded) => {
                 self.event(Event::RedeclareFailed {
@@ -227,7 +232,7 @@ impl Session {
         };
         queue.standing = false;
         let (config, why) = (queue.config.clone(), Why::Replay(queue.name.clone()));
-        self.topology.todo.push_back(Declaration { config, why, locked: 0 });
+        self.topology.todo.push_back(Declaration::new(config, why));
         self.refresh_gates();
         self.pump_control();
     }

@@ -7,10 +7,10 @@ use amq_protocol::protocol::{AMQPClass, basic};
 use super::Session;
 use crate::{
     connection::{
-        Phase,
+        Connection, Phase,
         channel::{Arriving, Channel, Content, Incoming, Owner},
     },
-    consume::{Batch, batch::delivery_weight},
+    consume::{Batch, batch::weight},
     error::{Incompatible, ProtocolError},
     event::{Event, Return, Returned},
     ids::{ConnectionId, ConsumerId, ProducerId},
@@ -19,7 +19,8 @@ use crate::{
     time::Time,
     wire::{
         Ack, Deliver, Frame, FrameKind, Method, Nack, REFERENCE_HEADER, WireError, decode,
-        decode_content_header, decode_method, decode_properties, parse_generated_id,
+        decode_content_header, decode_deliver, decode_method, decode_properties, is_deliver,
+        parse_generated_id,
     },
 };
 
@@ -57,21 +58,24 @@ impl Session {
                     match self.on_frame(c, frame, rest) {
                         Ok(more) => receive.consume(used + more),
                         Err(error) => {
-                            result = Err(error);
-                            break;
+                            // What follows still counts: confirms do until close-ok.
+                            receive.consume(used);
+                            self.flush_batches();
+                            self.protocol_error(c, error);
                         }
                     }
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    result = Err(error.into());
+                    // Nobody knows where the next frame begins.
+                    result = Err(error);
                     break;
                 }
             }
         }
         self.flush_batches();
         if let Err(error) = result {
-            self.protocol_error(c, error);
+            self.protocol_error(c, error.into());
         } else if let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) {
             connection.receive = receive;
         }
@@ -88,14 +92,21 @@ impl Session {
         let Some(connection) = self.connections.get_mut(c) else { return Ok(0) };
         match connection.phase {
             Phase::Open | Phase::AwaitStart | Phase::AwaitTune | Phase::AwaitOpenOk => {}
-            // After our close, confirms still count until close-ok; after the peer's, nothing does (s14).
-            Phase::Closing(_) if frame.kind == FrameKind::Method => {}
+            Phase::Closing(_) => {
+                self.on_late_frame(c, frame);
+                return Ok(0);
+            }
+            // After the peer's close nothing counts.
             _ => return Ok(0),
         }
         let channel = frame.channel;
         match frame.kind {
             FrameKind::Heartbeat if channel == 0 => Ok(0),
             FrameKind::Heartbeat => Err(ProtocolError::HeartbeatChannel(channel)),
+            // By itself: it comes most often, and is cheaper to decode than to find among the others.
+            FrameKind::Method if is_deliver(frame.payload) => {
+                self.on_deliver(c, channel, &decode_deliver(frame.payload)?, rest)
+            }
             FrameKind::Method => match decode_method(frame.payload)? {
                 Method::Deliver(deliver) => self.on_deliver(c, channel, &deliver, rest),
                 Method::Ack(Ack { delivery_tag, multiple, .. }) => {
@@ -112,6 +123,34 @@ impl Session {
             FrameKind::Header => self.on_header(c, channel, frame.payload).map(|()| 0),
             FrameKind::Body => self.on_body(c, channel, frame.payload).map(|()| 0),
         }
+    }
+
+    /// A frame after our own close: the peer's close and close-ok, confirms and returns count until
+    /// close-ok, and everything else is ignored, right or wrong (s14).
+    fn on_late_frame(&mut self, c: usize, frame: Frame<'_>) {
+        let number = frame.channel;
+        let returning = self.channel(c, number).is_ok_and(|channel| {
+            matches!(channel.owner, Owner::Lane(_)) && !matches!(channel.content, Content::None)
+        });
+        let is_return =
+            |class: &AMQPClass| matches!(class, AMQPClass::Basic(basic::AMQPMethod::Return(_)));
+        let _ = match frame.kind {
+            FrameKind::Header if returning => self.on_header(c, number, frame.payload),
+            FrameKind::Body if returning => self.on_body(c, number, frame.payload),
+            FrameKind::Method => match decode_method(frame.payload) {
+                Ok(Method::Ack(Ack { delivery_tag, multiple, .. })) => {
+                    self.on_ack(c, number, delivery_tag, multiple, false)
+                }
+                Ok(Method::Nack(Nack { delivery_tag, multiple, .. })) => {
+                    self.on_ack(c, number, delivery_tag, multiple, true)
+                }
+                Ok(Method::Other(class)) if number == 0 || is_return(&class) => {
+                    self.on_method(c, number, *class)
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        };
     }
 
     fn on_method(&mut self, c: usize, number: u16, class: AMQPClass) -> Result<(), ProtocolError> {
@@ -165,7 +204,11 @@ impl Session {
         multiple: bool,
         nack: bool,
     ) -> Result<(), ProtocolError> {
+        let stands = self.connections.get(c).is_some_and(Connection::is_open);
         let channel = self.channel(c, number)?;
+        if !matches!(channel.content, Content::None) {
+            return Err(ProtocolError::UnexpectedFrame(number));
+        }
         match channel.owner {
             Owner::Lane(l) => {
                 let open = self
@@ -179,7 +222,9 @@ impl Session {
                 match self.lanes.get_mut(l) {
                     // Only this channel's count is wrong (s19). In the middle of a body it cannot be
                     // closed.
-                    Some(lane) if lane.state == LaneState::Open && lane.partial.is_none() => {
+                    Some(lane)
+                        if stands && lane.state == LaneState::Open && lane.partial.is_none() =>
+                    {
                         lane.state = LaneState::Closing;
                         self.close_channel(c, number, PRECONDITION_FAILED, &error.to_string());
                         Ok(())
@@ -225,7 +270,9 @@ impl Session {
             }
         };
         if let Some((properties, body, used)) = whole_content(number, rest, frame_max)? {
-            self.deliver(consumer, generation, number, deliver, properties, body)?;
+            let length = deliver.frame_len() + used;
+            let more = (rest.len() - used) / length;
+            self.deliver(consumer, generation, number, deliver, properties, body, more)?;
             return Ok(used);
         }
         channel.content = Content::Header(Incoming::Delivery(Arriving::new(deliver)));
@@ -303,9 +350,11 @@ impl Session {
                         &deliver,
                         &properties,
                         &body,
+                        0,
                     );
                 }
-                if !self.count_delivery(consumer, generation, number, tag, body.len())? {
+                let size = (properties.len(), body.len());
+                if !self.count_delivery(consumer, generation, number, tag, size)? {
                     return Ok(());
                 }
                 self.flush_batch(consumer, generation);
@@ -323,7 +372,8 @@ impl Session {
 
     // ---- deliveries ------------------------------------------------------------------------------
 
-    /// Takes note of a delivery; whether its consumer wants it.
+    /// Takes note of a delivery with so many bytes of properties and body; whether its consumer wants
+    /// it.
     #[inline]
     fn count_delivery(
         &mut self,
@@ -331,26 +381,30 @@ impl Session {
         generation: u64,
         channel: u16,
         tag: u64,
-        length: usize,
+        (properties, body): (usize, usize),
     ) -> Result<bool, ProtocolError> {
         let now = self.now;
         let Some(consumer) = self.consumers.get_mut(id.0) else { return Ok(false) };
-        consumer.stats.received += 1;
-        consumer.stats.received_bytes += length as u64;
+        let closing = consumer.is_closing();
         if consumer.config.no_ack {
             consumer.stats.acked += 1;
-            consumer.queue_bytes += delivery_weight(length);
-            if !consumer.full && consumer.queue_bytes > consumer.config.queue_bytes as u64 {
-                consumer.full = true;
-                if let Some(subscription) = consumer.subscriptions.last()
-                    && let Some(connection) = self.connections.get_mut(subscription.connection)
+            // What still comes while it closes is handed over as well: nobody else gets it. Then
+            // nobody waits for room, either: cancel-ok has to be read.
+            if !closing {
+                consumer.queue_bytes += weight(properties, body);
+                if consumer.full.is_none()
+                    && consumer.queue_bytes > consumer.config.queue_bytes as u64
                 {
-                    connection.full_queues += 1;
+                    self.pause_reading(id, generation);
                 }
             }
-            return Ok(!consumer.is_closing());
         }
-        let closing = consumer.is_closing();
+        let Some(consumer) = self.consumers.get_mut(id.0) else { return Ok(false) };
+        consumer.stats.received += 1;
+        consumer.stats.received_bytes += body as u64;
+        if consumer.config.no_ack {
+            return Ok(true);
+        }
         let Some(subscription) = consumer.subscription_mut(generation) else {
             consumer.stats.abandoned += 1;
             return Ok(false);
@@ -358,6 +412,7 @@ impl Session {
         let expected = subscription.acks.next_tag();
         if tag != expected {
             consumer.stats.received -= 1;
+            consumer.stats.received_bytes -= body as u64;
             return Err(ProtocolError::DeliveryTag { channel, expected, got: tag });
         }
         subscription.acks.received();
@@ -375,7 +430,9 @@ impl Session {
         Ok(true)
     }
 
+    /// A whole delivery for its batch. About `more` like it follow in this read.
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "a delivery has many parts")]
     fn deliver(
         &mut self,
         id: ConsumerId,
@@ -384,8 +441,10 @@ impl Session {
         deliver: &Deliver<'_>,
         properties: &[u8],
         body: &[u8],
+        more: usize,
     ) -> Result<(), ProtocolError> {
-        if !self.count_delivery(id, generation, channel, deliver.delivery_tag, body.len())? {
+        let size = (properties.len(), body.len());
+        if !self.count_delivery(id, generation, channel, deliver.delivery_tag, size)? {
             return Ok(());
         }
         let length = deliver.names.len() + properties.len() + body.len();
@@ -396,8 +455,11 @@ impl Session {
         };
         if subscription.batch.is_empty() {
             self.filling.push((id, generation));
+            subscription.batch.reserve(more, properties.len() + body.len(), deliver.names.len());
         } else if !subscription.batch.has_room(length) {
-            let full = std::mem::replace(&mut subscription.batch, Batch::new(generation));
+            let mut next = Batch::new(generation);
+            next.reserve(more, properties.len() + body.len(), deliver.names.len());
+            let full = std::mem::replace(&mut subscription.batch, next);
             self.batches.push_back((id, Arc::new(full)));
         }
         subscription.batch.push(

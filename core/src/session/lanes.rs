@@ -5,7 +5,10 @@ use amq_protocol::protocol::{AMQPClass, confirm};
 use super::{PUBLISH, Session, timer::Timer};
 use crate::{
     config::PublishMode,
-    connection::channel::{Expect, Owner},
+    connection::{
+        Connection,
+        channel::{Expect, Owner},
+    },
     event::{FailReason, UnknownReason, Verdict},
     ids::ProducerId,
     publish::{
@@ -73,12 +76,7 @@ impl Session {
             return;
         }
         match lane.state {
-            LaneState::Open => {
-                if let Some(channel) = lane.channel {
-                    lane.state = LaneState::Closing;
-                    self.close_channel(PUBLISH, channel, 200, "producer closed");
-                }
-            }
+            LaneState::Open => self.close_if_unused(l),
             LaneState::Reopening => {
                 lane.state = LaneState::Closed;
                 self.timers.cancel(Timer::Reopen(l));
@@ -184,19 +182,19 @@ impl Session {
         }
         lane.state = LaneState::Open;
         lane.opened_at = self.now;
-        if lane.members.is_empty() {
-            lane.state = LaneState::Closing;
-            self.close_channel(PUBLISH, channel, 200, "producer closed");
-            return;
-        }
+        self.close_if_unused(l);
         self.activate(l);
         self.refresh_lane(l);
     }
 
     /// `channel.flow` pauses the lane, or lets it go on (s24).
-    pub(super) fn lane_flow(&mut self, l: usize, active: bool) {
-        if let Some(lane) = self.lanes.get_mut(l) {
-            lane.paused = !active;
+    pub(super) fn lane_flow(&mut self, l: usize, c: usize, channel: u16, active: bool) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        lane.paused = !active;
+        if lane.partial.is_some() {
+            lane.owed_flow_ok = Some(active);
+        } else {
+            self.answer_flow(c, channel, active);
         }
         self.activate(l);
         self.refresh_lane(l);
@@ -259,6 +257,7 @@ impl Session {
                         what: What::Messages { producer, first: place, last: place },
                     });
                 }
+                self.after_body(l, channel);
             }
             return true;
         }
@@ -267,6 +266,11 @@ impl Session {
         }
         let Some(producer) = lane.ready.pop_front() else { return false };
         let Some(p) = self.producers.get_mut(producer.0) else { return !lane.ready.is_empty() };
+        if !p.gate_open {
+            // Its queue is declared again first (s37); then it is made ready again.
+            p.ready = false;
+            return !lane.ready.is_empty();
+        }
         let until = wire.transmit.enqueued() + QUANTUM;
         let left = p.left;
         let confirm = lane.mode == PublishMode::Confirm;
@@ -334,6 +338,31 @@ impl Session {
         more
     }
 
+    /// A long body is encoded to its end: what had to wait for it, since nothing may come between
+    /// the frames of a message on its channel (s11).
+    fn after_body(&mut self, l: usize, channel: u16) {
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        if let Some(active) = lane.owed_flow_ok.take() {
+            self.answer_flow(PUBLISH, channel, active);
+        }
+        self.close_if_unused(l);
+    }
+
+    /// Closes the channel of a lane that nobody publishes on any more.
+    fn close_if_unused(&mut self, l: usize) {
+        let stands = self.connections.get(PUBLISH).is_some_and(Connection::is_open);
+        let Some(lane) = self.lanes.get_mut(l) else { return };
+        if stands
+            && lane.state == LaneState::Open
+            && lane.members.is_empty()
+            && lane.partial.is_none()
+            && let Some(channel) = lane.channel
+        {
+            lane.state = LaneState::Closing;
+            self.close_channel(PUBLISH, channel, 200, "producer closed");
+        }
+    }
+
     // ---- settling --------------------------------------------------------------------------------
 
     /// `basic.ack` or `basic.nack` on a lane.
@@ -345,18 +374,25 @@ impl Session {
         else {
             return false;
         };
-        // Neighbours mostly belong to one producer: no allocation for it.
-        let mut last: Option<ProducerId> = None;
+        // Neighbours mostly belong to one producer, in places that follow each other.
+        let mut run: Option<(ProducerId, u64, u64)> = None;
         let mut others = Vec::new();
         let mut settled = 0;
         let result = lane.confirm(tag, multiple, |producer, place| {
             settled += 1;
-            if let Some(other) = last.replace(producer)
-                && other != producer
-            {
-                others.push(other);
+            match &mut run {
+                Some((same, _, last)) if *same == producer && *last + 1 == place => *last = place,
+                _ => {
+                    if let Some((other, first, last)) = run.replace((producer, place, place)) {
+                        self.confirm_run(other, first, last, nack);
+                        others.push(other);
+                    }
+                }
             }
-            self.confirm_one(producer, place, nack);
+        });
+        let last = run.map(|(producer, first, last)| {
+            self.confirm_run(producer, first, last, nack);
+            producer
         });
         if settled > 0 {
             lane.backoff.reset();
@@ -380,6 +416,18 @@ impl Session {
         }
         self.activate(l);
         true
+    }
+
+    fn confirm_run(&mut self, producer: ProducerId, first: u64, last: u64, nack: bool) {
+        let Some(p) = self.producers.get_mut(producer.0) else { return };
+        if nack || p.confirms_singly() {
+            for place in first..=last {
+                self.confirm_one(producer, place, nack);
+            }
+        } else {
+            p.finish_run(first, last);
+            self.mark_dirty(producer);
+        }
     }
 
     fn confirm_one(&mut self, producer: ProducerId, place: u64, nack: bool) {
@@ -422,7 +470,7 @@ impl Session {
                         self.sent(producer, first, last);
                     }
                 }
-                What::Settlements { consumer, settled, settles } => {
+                What::Settlements { consumer, settled, settles, .. } => {
                     self.settlements_written(consumer, settled, settles);
                 }
             }
@@ -431,8 +479,9 @@ impl Session {
 
     /// Fire-and-forget: written.
     fn sent(&mut self, producer: ProducerId, first: u64, last: u64) {
-        for place in first..=last {
-            self.finish(producer, place, &Outcome::Sent);
+        if let Some(p) = self.producers.get_mut(producer.0) {
+            p.finish_run(first, last);
+            self.mark_dirty(producer);
         }
         self.check_closed(producer);
         self.make_ready(producer);
@@ -604,15 +653,10 @@ impl Session {
     pub(super) fn rewind_if_sent(&mut self, producer: ProducerId) {
         let ours =
             |what: &What| matches!(what, What::Messages { producer: p, .. } if *p == producer);
-        // What is encoded goes out still; it counts as possibly written, since nobody will look again.
+        // What is encoded goes out still, and a body that was begun is finished: all of it counts as
+        // possibly written, since nobody will look again.
         if let Some(appended) = self.appended.get_mut(PUBLISH) {
             appended.retain(|appended| !ours(&appended.what));
-        }
-        let mut partial = self.lanes.iter().filter_map(|lane| lane.partial.as_ref());
-        if let Some(place) =
-            partial.find(|partial| partial.producer == producer).map(|partial| partial.place)
-        {
-            self.note_unwritten(producer, place);
         }
         self.rewind(producer);
         self.unwritten.remove(&producer);
@@ -622,8 +666,11 @@ impl Session {
 
     pub(super) fn confirm_due(&mut self, l: usize) {
         let now = self.now;
-        let blocked =
-            self.connections.get(PUBLISH).is_some_and(|connection| connection.blocked.is_some());
+        let Some(connection) = self.connections.get(PUBLISH).filter(|c| c.is_open()) else {
+            return;
+        };
+        // While nobody reads, on either side, no confirm can come (s21, s35).
+        let blocked = connection.blocked.is_some() || !connection.reads();
         let Some(lane) = self.lanes.get_mut(l) else { return };
         if lane.state != LaneState::Open || lane.outstanding() == 0 {
             return;

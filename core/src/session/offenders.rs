@@ -41,6 +41,10 @@ impl Session {
                 lane.offenders = if lane.offence == code { lane.offenders + 1 } else { 1 };
                 lane.offence = code;
                 patient = lane.offenders >= PATIENCE;
+                if patient && lane.backoff.failures() == 0 {
+                    // The first delay would be none: that one was the search itself.
+                    let _ = lane.backoff.next(&self.config.backoff, &mut self.rng);
+                }
             }
         }
         if blamed {

@@ -79,6 +79,7 @@ impl Session {
 
     /// Takes over a message that was accepted at a hand-over. It never refuses: at capacity it evicts
     /// ([`BufferPolicy::DropOldest`]), or overruns the buffer by what the hand-over admitted.
+    #[inline]
     pub fn accept(&mut self, producer: ProducerId, accepted: Accepted, now: Time) {
         self.advance(now);
         let now = self.now;
@@ -87,6 +88,11 @@ impl Session {
             p.last_left = now;
         }
         p.accept(accepted);
+        let armed = p.stall_armed == p.evicts() && p.config.ttl.is_none();
+        if p.ready && p.dirty && armed && !p.is_over() && !self.closed {
+            // Like the one before it.
+            return;
+        }
         if !p.dirty {
             p.dirty = true;
             self.dirty.push_back(producer);

@@ -24,6 +24,8 @@ pub(crate) enum Timer {
     Stall(ProducerId),
     Resubscribe(ConsumerId),
     Requeue(ConsumerId),
+    /// The next warning about forgotten deliveries may come.
+    Forgotten(ConsumerId),
     /// The application waits for a first subscription.
     Opening(ConsumerId),
     ConsumerClose(ConsumerId),
@@ -49,6 +51,7 @@ impl Timer {
             Self::Ttl(_) => DeadlineReason::Ttl,
             Self::Stall(_) => DeadlineReason::Stall,
             Self::Requeue(_) => DeadlineReason::Requeue,
+            Self::Forgotten(_) => DeadlineReason::Warning,
             Self::Opening(_) | Self::Request(_) => DeadlineReason::Request,
             Self::Shutdown => DeadlineReason::Shutdown,
         }

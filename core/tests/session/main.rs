@@ -11,6 +11,12 @@
     reason = "tests: a panic is a failure"
 )]
 
+mod accounts;
+mod channels;
+mod closing;
+mod cuts;
 mod handshake;
 mod harness;
+mod liveness;
 mod publishing;
+mod recovery;

@@ -62,10 +62,14 @@ fn candidates(of: &Scenario) -> Vec<Scenario> {
         }
     }
     for index in 0..faults {
-        add(&|s| drop(s.faults.remove(index)));
+        add(&|s| {
+            s.faults.remove(index);
+        });
     }
     if of.consumers.len() > of.queues.len() {
-        add(&|s| drop(s.consumers.pop()));
+        add(&|s| {
+            s.consumers.pop();
+        });
     }
     for (index, plan) in of.consumers.iter().enumerate() {
         if plan.habits != Habits::default() {

@@ -1091,7 +1091,7 @@ where
                 let stop = self.shared.stop.wait();
                 match race(&mut receipt, stop).await {
                     Either::Left(result) => {
-                        self.shared.books().receipt(id, result.as_ref().map(|()| ()));
+                        self.shared.books().receipt(id, result.as_ref().copied());
                     }
                     Either::Right(()) => self.await_later(id, receipt),
                 }
@@ -1100,7 +1100,7 @@ where
             ReceiptPlan::PollThenDrop => {
                 let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut receipt).poll(cx))).await;
                 if let Poll::Ready(result) = polled {
-                    self.shared.books().receipt(id, result.as_ref().map(|()| ()));
+                    self.shared.books().receipt(id, result.as_ref().copied());
                 }
             }
             ReceiptPlan::Drop => drop(receipt),
@@ -1115,7 +1115,7 @@ where
             let _busy = Busy(shared.clone());
             let result = receipt.await;
             shared.handle.event(format_args!("receipt of {id}: {:?}", result.is_ok()));
-            shared.books().receipt(id, result.as_ref().map(|()| ()));
+            shared.books().receipt(id, result.as_ref().copied());
         });
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 /// A client whose broker is away.
 async fn offline<R: Rt>(broker: &Broker) -> lavinmq_core::Client {
     let client = connect::<R>(broker).await;
-    stop::<R>(&broker, &client).await;
+    stop::<R>(broker, &client).await;
     client
 }
 

@@ -10,7 +10,6 @@ use crate::{
     runtimes::{Rt, eventually},
     stage::{
         bodies, broker, confirming, connect, consumer, forgetting, put, stop, until, until_depth,
-        until_state,
     },
 };
 
