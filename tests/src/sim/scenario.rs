@@ -429,7 +429,7 @@ fn draw_publishes(
     };
     // Spread over the time in which things go wrong, and a little beyond.
     let millis = u64::try_from(heals_at.as_millis()).unwrap_or(u64::MAX);
-    let pauses = (count / 6).max(1);
+    let pauses = (count / 6).max(16);
     let pause = (millis * 11 / 10 / pauses).max(1) * 2;
     (0..count)
         .map(|_| {
