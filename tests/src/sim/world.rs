@@ -986,8 +986,10 @@ where
                     race(self.producer.flush(), enough).await;
                 }
                 PublishOp::Pause(pause) => {
+                    // Once everything has healed there is no more dallying.
                     let shared = &self.shared;
-                    race(shared.handle.sleep(pause), shared.stop.wait()).await;
+                    let enough = race(shared.healed.wait(), shared.stop.wait());
+                    race(shared.handle.sleep(pause), enough).await;
                 }
             }
         }
