@@ -333,6 +333,23 @@ fn s38_a_server_named_queue_that_is_gone_gets_a_new_name_and_its_producers_follo
 }
 
 #[test]
+fn s38_only_a_404_says_that_a_server_named_queue_is_gone() {
+    let mut stage = Stage::connected(config());
+    stage.declare_now(server_named(false), "amq.gen-1");
+    let control = replay(&mut stage);
+    stage.expect_declare(CON);
+    stage.close_channel(CON, control, 403, "ACCESS_REFUSED", (50, 10));
+    stage.expect_channel_close_ok(CON, control);
+    let failed = Event::RedeclareFailed {
+        queue: "amq.gen-1".into(),
+        code: 403,
+        text: "ACCESS_REFUSED".into(),
+    };
+    assert_eq!(stage.events(), [failed]);
+    stage.finish();
+}
+
+#[test]
 fn s39_a_locked_queue_is_retried_with_backoff_and_holds_nobody_else_up() {
     let mut stage = Stage::connected(config());
     stage.declare_now(with(named("locked"), |config| config.exclusive = true), "locked");
