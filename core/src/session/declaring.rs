@@ -238,6 +238,15 @@ impl Session {
         self.refresh_gates();
     }
 
+    /// A consumer of this queue ended. An auto-delete queue goes with its last one, and is not
+    /// declared again (s40).
+    pub(super) fn forget_auto_delete(&mut self, name: &str) {
+        if !self.consumers.iter().any(|(_, consumer)| *consumer.config.queue == *name) {
+            self.topology.forget_auto_delete(name);
+            self.refresh_gates();
+        }
+    }
+
     /// A recorded queue has vanished: it is declared again before it is consumed again (s32).
     pub(super) fn redeclare(&mut self, name: &str) {
         let Some(queue) = self.topology.find_mut(name).filter(|queue| queue.standing) else {
