@@ -763,6 +763,9 @@ impl Session {
             account.settling = 0;
             account.in_hand = 0;
             self.closed_stats.consume.add(&account);
+            if consumer.was_active {
+                self.forget_auto_delete(&consumer.config.queue);
+            }
         }
         for settling in &mut self.settling {
             settling.retain(|&other| other != id);

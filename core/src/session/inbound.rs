@@ -219,18 +219,20 @@ impl Session {
                     return Ok(());
                 }
                 let error = ProtocolError::UnknownConfirm { channel: number, tag };
-                match self.lanes.get_mut(l) {
-                    // Only this channel's count is wrong (s19). In the middle of a body it cannot be
-                    // closed.
-                    Some(lane)
-                        if stands && lane.state == LaneState::Open && lane.partial.is_none() =>
-                    {
-                        lane.state = LaneState::Closing;
-                        self.close_channel(c, number, PRECONDITION_FAILED, &error.to_string());
-                        Ok(())
-                    }
-                    _ => Err(error),
+                // Only this channel's count is wrong (s19). In the middle of a body it cannot be closed.
+                if !stands
+                    || self
+                        .lanes
+                        .get(l)
+                        .is_none_or(|lane| lane.state != LaneState::Open || lane.partial.is_some())
+                {
+                    return Err(error);
                 }
+                self.disown(c, number);
+                self.close_channel(c, number, PRECONDITION_FAILED, &error.to_string());
+                self.lane_channel_lost(l);
+                self.delay_lane(l);
+                Ok(())
             }
             Owner::Nobody => Ok(()),
             Owner::Control | Owner::Consumer(..) => Err(ProtocolError::UnexpectedMethod {
