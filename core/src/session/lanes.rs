@@ -287,7 +287,10 @@ impl Session {
                     if confirm {
                         lane.assign_tag(producer, place);
                     }
-                    if let Some((offset, message)) = rest {
+                    if let Some(offset) = rest
+                        && let Some(sent) = p.ring.get(place)
+                    {
+                        let message = sent.message.clone();
                         lane.partial = Some(Partial { producer, place, message, offset });
                         break;
                     }
