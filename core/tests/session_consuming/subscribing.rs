@@ -255,6 +255,26 @@ fn s47_consumers_beyond_the_channels_get_a_typed_error_and_channel_max_is_never_
 }
 
 #[test]
+fn s47_a_declaration_waits_for_a_channel() {
+    let mut stage = Stage::new(config());
+    let broker = Broker { tune: (1, 131_072, 0), ..Broker::default() };
+    stage.accept(PUB, &broker);
+    stage.accept(CON, &broker);
+    let (consumer, channel, tag) = stage.consuming();
+    stage.session.declare_queue(QueueConfig::new("orders").unwrap(), stage.now).unwrap();
+    stage.silent();
+    stage.session.close_consumer(consumer, stage.now);
+    stage.expect_cancel(CON, channel);
+    stage.feed(CON, &cancel_ok(channel, &tag));
+    stage.expect_channel_close(CON);
+    stage.channel_close_ok(CON, channel);
+    assert_eq!(stage.expect_channel_open(CON), channel);
+    stage.channel_open_ok(CON, channel);
+    assert_eq!(stage.expect_declare(CON).1.queue.as_str(), "orders");
+    stage.finish();
+}
+
+#[test]
 fn s47_on_recovery_a_consumer_waits_for_a_channel() {
     let mut stage = Stage::connected(config());
     let consumers: Vec<_> = (0..2).map(|_| stage.consuming().0).collect();
