@@ -562,7 +562,12 @@ impl Session {
                 self.redeclare(&queue);
             }
         }
-        self.refuse_or_retry(id, |_| ConsumeError::Refused { queue, code, text: text.clone() });
+        let (after, state) = (self.config.deadlines.rpc, self.state.to_string().into());
+        self.refuse_or_retry(id, |_| match code {
+            // No broker refuses with 0: it has not answered.
+            0 => ConsumeError::TimedOut { queue, after, state },
+            code => ConsumeError::Refused { queue, code, text: text.clone() },
+        });
     }
 
     /// Settlements that are encoded for a channel that is gone never count.

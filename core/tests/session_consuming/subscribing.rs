@@ -195,7 +195,7 @@ fn f33_a_reply_that_comes_after_its_deadline_is_swallowed() {
     stage.advance(10 * SEC);
     assert_eq!(stage.expect_channel_close(CON), (channel, 200));
     match stage.told().last() {
-        Some(Told::Opened(consumer, Err(ConsumeError::Refused { code: 0, .. }))) => {
+        Some(Told::Opened(consumer, Err(ConsumeError::TimedOut { .. }))) => {
             assert_eq!(*consumer, late);
         }
         other => panic!("{other:?}"),
