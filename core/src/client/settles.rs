@@ -224,8 +224,11 @@ mod tests {
             // Mostly the next one, now and then one before or after it.
             let next = plain.settled(generation).watermark() + 1;
             let tag = if (x >> 60) < 13 { next } else { (next + (x >> 33) % 9).max(4) - 3 };
-            let settlement =
-                if (x >> 40) % 16 > 0 { Settlement::Ack } else { Settlement::RequeueLater };
+            let settlement = if (x >> 40).is_multiple_of(16) {
+                Settlement::RequeueLater
+            } else {
+                Settlement::Ack
+            };
             let through = (x >> 45).is_multiple_of(64);
             let noted = log.note(generation, tag, settlement, through);
             assert_eq!(noted, plain.note(generation, tag, settlement, through), "step {step}");

@@ -287,7 +287,10 @@ impl Session {
                     if confirm {
                         lane.assign_tag(producer, place);
                     }
-                    if let Some((offset, message)) = rest {
+                    if let Some(offset) = rest
+                        && let Some(sent) = p.ring.get(place)
+                    {
+                        let message = sent.message.clone();
                         lane.partial = Some(Partial { producer, place, message, offset });
                         break;
                     }
@@ -679,13 +682,15 @@ impl Session {
             // A channel cannot be closed in the middle of a body.
             lane.forgive(now);
         }
-        let timeouts =
-            lane.members.iter().filter_map(|id| self.producers.get(id.0)?.config.confirm_timeout);
-        let Some(wait) = timeouts.min() else { return };
-        let wait = wait.saturating_mul(1 << lane.timeouts.min(16));
-        let overdue = lane.overdue(now, wait);
+        let factor = 1 << lane.timeouts.min(16);
+        let (overdue, next) = lane.overdue(now, |producer| {
+            let timeout = self.producers.get(producer.0)?.config.confirm_timeout?;
+            Some(timeout.saturating_mul(factor))
+        });
         if overdue.is_empty() {
-            self.timers.arm(Timer::Confirm(l), lane.oldest_sent().unwrap_or(now) + wait);
+            if let Some(at) = next {
+                self.timers.arm(Timer::Confirm(l), at);
+            }
             return;
         }
         lane.timeouts = lane.timeouts.saturating_add(1);
