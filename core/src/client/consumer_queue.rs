@@ -14,7 +14,7 @@ use std::{
 use super::{
     delivery::{Parcel, Settle},
     link::DriverLink,
-    settles::Settles,
+    settles::SettleLog,
     sync::lock,
 };
 use crate::{
@@ -46,7 +46,7 @@ pub(crate) struct ConsumerShared {
     inbox: Mutex<Inbox>,
     /// How many deliveries of the batch that is being handed out were.
     shown: AtomicU64,
-    settles: Mutex<Settles>,
+    settles: SettleLog,
     /// Bytes that left a no-ack queue, and that the driver has not heard of.
     consumed: AtomicU64,
     /// Whether it is on the driver's list of consumers to visit.
@@ -106,7 +106,7 @@ impl ConsumerShared {
             stopped: AtomicBool::new(false),
             inbox: Mutex::default(),
             shown: AtomicU64::new(0),
-            settles: Mutex::default(),
+            settles: SettleLog::default(),
             consumed: AtomicU64::new(0),
             listed: AtomicBool::new(false),
         })
@@ -130,15 +130,19 @@ impl ConsumerShared {
         if generation < self.valid_from.load(Ordering::Acquire) {
             return Settle::Stale;
         }
-        let noted = lock(&self.settles).note(generation, tag, settlement, through);
+        let noted = self.settles.note(generation, tag, settlement, through);
         if noted == Settle::Queued {
             self.list();
         }
         noted
     }
 
+    #[inline]
     fn list(&self) {
-        if !self.listed.swap(true, Ordering::AcqRel)
+        // Whoever left something here did it after the driver's last visit (then `listed` reads as
+        // false), or before it took everything: by one lock or read-modify-write that both pass.
+        if !self.listed.load(Ordering::Acquire)
+            && !self.listed.swap(true, Ordering::AcqRel)
             && let Some(link) = &self.link
         {
             link.notify_consumer(self.id);
@@ -266,7 +270,7 @@ impl ConsumerShared {
 
     fn requeue(&self, run: SettleRun) {
         if run.first <= run.last && run.generation >= self.valid_from.load(Ordering::Acquire) {
-            lock(&self.settles).note_run(run);
+            self.settles.lock().note_run(run);
             self.list();
         }
     }
@@ -295,12 +299,12 @@ impl ConsumerShared {
 
     /// How many settlements have to be written for all of those made until now.
     pub(crate) fn settle_target(&self) -> u64 {
-        lock(&self.settles).target()
+        self.settles.lock().target()
     }
 
     /// Ready once so many settlements are written, or never will be.
     pub(crate) fn poll_settled(&self, cx: &Context<'_>, target: u64) -> Poll<()> {
-        lock(&self.settles).poll_written(cx, target)
+        self.settles.lock().poll_written(cx, target)
     }
 
     // ---- for the driver -------------------------------------------------------------------------
@@ -355,7 +359,7 @@ impl ConsumerShared {
     /// dropped, if the broker delivers it again.
     pub(crate) fn set_valid_from(&self, generation: u64) {
         self.valid_from.store(generation, Ordering::Release);
-        lock(&self.settles).forget_before(generation);
+        self.settles.lock().forget_before(generation);
         if self.no_ack {
             return;
         }
@@ -368,7 +372,7 @@ impl ConsumerShared {
     pub(crate) fn take(&self, runs: &mut Vec<SettleRun>) -> Taken {
         // Before looking: whoever comes after that lists it again.
         self.listed.store(false, Ordering::SeqCst);
-        lock(&self.settles).take(runs);
+        self.settles.lock().take(runs);
         let consumed = self.consumed.swap(0, Ordering::AcqRel);
         let mut inbox = lock(&self.inbox);
         let linger = match inbox.linger {
@@ -393,7 +397,7 @@ impl ConsumerShared {
 
     /// So many settlements are written.
     pub(crate) fn settles_written(&self, settles: u64, wakers: &mut Vec<Waker>) {
-        lock(&self.settles).written(settles, wakers);
+        self.settles.lock().written(settles, wakers);
     }
 
     /// Deliveries that wait for the application.
@@ -403,7 +407,7 @@ impl ConsumerShared {
 
     /// No delivery follows. `abandoned` deliveries were not settled when its channel closed.
     pub(crate) fn end(&self, reason: EndReason, abandoned: u64, wakers: &mut Vec<Waker>) {
-        lock(&self.settles).written(u64::MAX, wakers);
+        self.settles.lock().written(u64::MAX, wakers);
         let mut inbox = lock(&self.inbox);
         if inbox.ended.is_none() {
             inbox.ended = Some((reason, Report { abandoned, ..Report::default() }));

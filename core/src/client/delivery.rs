@@ -301,6 +301,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn s45_redeliveries_are_counted_by_the_queue_or_else_by_the_flag() {
+        let counted = |count: Option<AMQPValue>, redelivered: bool| {
+            let mut headers = amq_protocol::types::FieldTable::default();
+            if let Some(count) = count {
+                headers.insert("x-delivery-count".into(), count);
+            }
+            let mut raw = Vec::new();
+            wire::put_properties(&mut raw, &Properties::default().with_headers(headers));
+            let mut batch = Batch::new(1);
+            batch.push(1, redelivered, &[0, 0], &raw, b"");
+            let consumer = ConsumerShared::detached();
+            let parcel = Parcel { batch: Arc::new(batch), consumer };
+            Received::new(Arc::new(parcel), 0).redelivery_count()
+        };
+        // Brokers differ in the type that they count with.
+        for value in [
+            AMQPValue::LongLongInt(7),
+            AMQPValue::LongInt(7),
+            AMQPValue::LongUInt(7),
+            AMQPValue::ShortInt(7),
+            AMQPValue::ShortUInt(7),
+            AMQPValue::ShortShortInt(7),
+            AMQPValue::ShortShortUInt(7),
+        ] {
+            assert_eq!(counted(Some(value), false), 7);
+        }
+        assert_eq!((counted(None, false), counted(None, true)), (0, 1));
+        // The first delivery of a quorum queue is redelivered for no reason of its own.
+        assert_eq!(counted(Some(AMQPValue::LongLongInt(0)), true), 0);
+        assert_eq!(counted(Some(AMQPValue::LongLongInt(-1)), true), 1, "that is no count");
+        assert_eq!(counted(Some(AMQPValue::Boolean(true)), true), 1, "nor is that");
+    }
+
+    #[test]
     fn a_delivery_made_by_hand_can_be_read_and_settled() {
         let delivery = Delivery::for_test("hello");
         assert_eq!(delivery.body(), b"hello");

@@ -67,6 +67,7 @@ impl Outcomes {
     }
 
     /// A receipt asks for its outcome. The verdict is handed out once.
+    #[inline]
     pub(crate) fn poll_receipt(
         &self,
         sequence: u64,
@@ -75,6 +76,11 @@ impl Outcomes {
         if self.is_plainly_good(sequence) {
             return Poll::Ready(Ok(()));
         }
+        self.poll_slowly(sequence, waker)
+    }
+
+    #[cold]
+    fn poll_slowly(&self, sequence: u64, waker: &Waker) -> Poll<Result<(), NotConfirmed>> {
         let mut state = lock(&self.state);
         if let Some(verdict) = state.verdicts.remove(&sequence) {
             self.stored.fetch_sub(1, Ordering::SeqCst);

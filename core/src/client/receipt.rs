@@ -71,6 +71,7 @@ impl Future for Receipt {
     type Output = Result<(), NotConfirmed>;
 
     /// Pending for ever once it has been `Ready`.
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(outcomes) = &self.outcomes else { return Poll::Pending };
         let outcome = outcomes.poll_receipt(self.sequence(), cx.waker());
@@ -89,6 +90,7 @@ impl FusedFuture for Receipt {
 }
 
 impl Drop for Receipt {
+    #[inline]
     fn drop(&mut self) {
         if let Some(outcomes) = &self.outcomes {
             outcomes.forget(self.sequence(), self.word & POLLED != 0);

@@ -1,9 +1,15 @@
 //! What an application settled, in runs, until the driver takes it.
-#![expect(clippy::disallowed_types, reason = "whoever awaits settled() is woken from here")]
+#![expect(clippy::disallowed_types, reason = "deliveries and the driver share it")]
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
 
-use super::delivery::Settle;
+use super::{delivery::Settle, sync::lock};
 use crate::{
     consume::{SettleRun, Settlement},
     publish::SettledSet,
@@ -12,9 +18,81 @@ use crate::{
 /// Runs looked at for a neighbour: handlers that work side by side settle nearly in order.
 const NEIGHBOURS: usize = 16;
 
+/// Settlements of one consumer, between threads.
+///
+/// Acks in the order of delivery, the common case, take one compare-and-swap: of the tag that comes
+/// next. Everything else takes the lock, and whoever takes the lock ends that shortcut first, so that
+/// what is behind the lock is the whole truth.
+#[derive(Debug, Default)]
+pub(crate) struct SettleLog {
+    /// Generation and tag of the delivery whose ack can be noted here ([`word`]); 0: none can.
+    next_ack: AtomicU64,
+    settles: Mutex<Settles>,
+}
+
+const TAG_BITS: u32 = 40;
+
+/// `[generation: 24 | tag: 40]`; `None` for what does not fit (and takes the lock instead).
+#[inline]
+const fn word(generation: u64, tag: u64) -> Option<u64> {
+    if generation >> (u64::BITS - TAG_BITS) == 0 && tag >> TAG_BITS == 0 {
+        Some(generation << TAG_BITS | tag)
+    } else {
+        None
+    }
+}
+
+impl SettleLog {
+    /// Notes one settlement (`through`: of all earlier ones, too).
+    #[inline]
+    pub(crate) fn note(
+        &self,
+        generation: u64,
+        tag: u64,
+        settlement: Settlement,
+        through: bool,
+    ) -> Settle {
+        let in_order = settlement == Settlement::Ack && !through;
+        if in_order
+            && let Some(next) = word(generation, tag + 1)
+            && self
+                .next_ack
+                .compare_exchange(next - 1, next, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        {
+            return Settle::Queued;
+        }
+        let mut settles = self.lock();
+        let noted = settles.note(generation, tag, settlement, through);
+        if in_order
+            && noted == Settle::Queued
+            && settles.is_settled_exactly_to(generation, tag)
+            && let Some(next) = word(generation, tag + 1)
+        {
+            settles.acks_from = (generation, tag + 1);
+            self.next_ack.store(next, Ordering::Release);
+        }
+        noted
+    }
+
+    /// Everything that was noted so far.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Settles> {
+        let mut settles = lock(&self.settles);
+        let word = self.next_ack.swap(0, Ordering::AcqRel);
+        let (generation, first) = settles.acks_from;
+        let next = word & ((1 << TAG_BITS) - 1);
+        if next > first {
+            settles.note_acks(generation, first, next - 1);
+        }
+        settles
+    }
+}
+
 /// Settlements of one consumer. All of it is bounded by the number of deliveries outstanding.
 #[derive(Debug, Default)]
 pub(crate) struct Settles {
+    /// Generation and first tag of the acks that [`SettleLog::next_ack`] counts.
+    acks_from: (u64, u64),
     /// Tags settled, of each generation that can be settled: two at most, in practice.
     generations: Vec<(u64, SettledSet)>,
     runs: Vec<SettleRun>,
@@ -26,15 +104,7 @@ pub(crate) struct Settles {
 }
 
 impl Settles {
-    /// Notes one settlement (`through`: of all earlier ones, too).
-    #[inline]
-    pub(crate) fn note(
-        &mut self,
-        generation: u64,
-        tag: u64,
-        settlement: Settlement,
-        through: bool,
-    ) -> Settle {
+    fn note(&mut self, generation: u64, tag: u64, settlement: Settlement, through: bool) -> Settle {
         let settled = self.settled(generation);
         if settled.contains(tag) {
             return Settle::AlreadySettled;
@@ -63,10 +133,31 @@ impl Settles {
         Settle::Queued
     }
 
+    /// Notes acks in the order of delivery.
+    fn note_acks(&mut self, generation: u64, first: u64, last: u64) {
+        self.settled(generation).insert_run(first, last);
+        for run in self.runs.iter_mut().rev().take(NEIGHBOURS) {
+            if run.generation == generation
+                && run.settlement == Settlement::Ack
+                && run.last + 1 == first
+            {
+                run.last = last;
+                return;
+            }
+        }
+        self.runs.push(SettleRun { generation, first, last, settlement: Settlement::Ack });
+    }
+
     /// Notes a run of tags that nobody else can settle.
     pub(crate) fn note_run(&mut self, run: SettleRun) {
         self.settled(run.generation).insert_run(run.first, run.last);
         self.runs.push(run);
+    }
+
+    /// Whether nothing is settled out of order: the next tag and all beyond it are not.
+    fn is_settled_exactly_to(&mut self, generation: u64, tag: u64) -> bool {
+        let settled = self.settled(generation);
+        settled.watermark() == tag && settled.early_runs() == 0
     }
 
     fn settled(&mut self, generation: u64) -> &mut SettledSet {
@@ -119,6 +210,86 @@ mod tests {
         let mut runs = Vec::new();
         settles.take(&mut runs);
         runs.iter().map(|run| (run.generation, run.first, run.last, run.settlement)).collect()
+    }
+
+    #[test]
+    fn acks_in_order_and_all_else_mixed_are_noted_as_behind_the_lock() {
+        let log = SettleLog::default();
+        let mut plain = Settles::default();
+        let (mut taken, mut expected) = (Vec::new(), Vec::new());
+        let mut x = 7_u64;
+        for step in 0..20_000 {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let generation = 1 + step / 5_000;
+            // Mostly the next one, now and then one before or after it.
+            let next = plain.settled(generation).watermark() + 1;
+            let tag = if (x >> 60) < 13 { next } else { (next + (x >> 33) % 9).max(4) - 3 };
+            let settlement = if (x >> 40).is_multiple_of(16) {
+                Settlement::RequeueLater
+            } else {
+                Settlement::Ack
+            };
+            let through = (x >> 45).is_multiple_of(64);
+            let noted = log.note(generation, tag, settlement, through);
+            assert_eq!(noted, plain.note(generation, tag, settlement, through), "step {step}");
+            if (x >> 50).is_multiple_of(32) {
+                log.lock().take(&mut taken);
+                plain.take(&mut expected);
+            }
+        }
+        log.lock().take(&mut taken);
+        plain.take(&mut expected);
+        // How tags are joined into runs may differ.
+        assert_eq!(tags(&taken), tags(&expected));
+        assert!(taken.len() < 9_000, "{}", taken.len());
+    }
+
+    fn tags(runs: &[SettleRun]) -> Vec<(u64, u64, Settlement)> {
+        let each = |run: &SettleRun| {
+            let SettleRun { generation, settlement, .. } = *run;
+            (run.first..=run.last).map(move |tag| (generation, tag, settlement))
+        };
+        let mut tags: Vec<_> = runs.iter().flat_map(each).collect();
+        tags.sort_by_key(|&(generation, tag, _)| (generation, tag));
+        tags
+    }
+
+    #[test]
+    fn acks_from_many_threads_are_all_noted_once() {
+        const THREADS: u64 = 4;
+        const EACH: u64 = 5_000;
+        let log = SettleLog::default();
+        let next = AtomicU64::new(1);
+        let mut runs = Vec::new();
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..EACH {
+                        let tag = next.fetch_add(1, Ordering::Relaxed);
+                        assert_eq!(log.note(1, tag, Settlement::Ack, false), Settle::Queued);
+                    }
+                });
+            }
+            for _ in 0..1_000 {
+                log.lock().take(&mut runs);
+            }
+        });
+        log.lock().take(&mut runs);
+        let acked: Vec<_> = tags(&runs).iter().map(|&(_, tag, _)| tag).collect();
+        assert_eq!(acked, (1..=THREADS * EACH).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn tags_and_generations_beyond_the_shortcut_take_the_lock() {
+        for (generation, tag) in [(1, (1 << TAG_BITS) - 2), (1 << 24, 1), (u64::MAX, 1 << 50)] {
+            let log = SettleLog::default();
+            for tag in tag..tag + 4 {
+                assert_eq!(log.note(generation, tag, Settlement::Ack, false), Settle::Queued);
+            }
+            let mut runs = Vec::new();
+            log.lock().take(&mut runs);
+            assert_eq!(tags(&runs).len(), 4, "{generation} {tag}");
+        }
     }
 
     #[test]

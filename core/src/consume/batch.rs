@@ -152,6 +152,14 @@ impl Batch {
         Self { generation, ..Self::default() }
     }
 
+    /// Makes room for a delivery and as many `more` of its size as belong into this batch, at once.
+    pub(crate) fn reserve(&mut self, more: usize, each: usize, names: usize) {
+        let fitting = BATCH_BYTES.saturating_sub(names) / each.max(1);
+        let count = more.min(fitting) + 1;
+        self.entries.reserve_exact(count);
+        self.data.reserve_exact(names + count * each);
+    }
+
     /// Whether one more delivery of this size still belongs into this batch.
     #[inline]
     pub(crate) fn has_room(&self, length: usize) -> bool {

@@ -246,7 +246,7 @@ impl Producer {
         }
         let result = head.map(|()| wire.put_body(&sent.message, 0));
         sent.encoded = (wire.transmit.enqueued() - from) as u32;
-        let result = result.map(|offset| (offset < length).then(|| (offset, sent.message.clone())));
+        let result = result.map(|offset| (offset < length).then_some(offset));
         if fresh {
             self.note_left(length, now);
         }
@@ -320,8 +320,8 @@ fn with_default_mode(properties: Properties, confirm: bool) -> Properties {
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) place: u64,
-    /// The offset reached, and the message, if a part of the body is still to be encoded.
-    pub(crate) result: Result<Option<(usize, Message)>, FailReason>,
+    /// The offset reached if a part of the body is still to be encoded.
+    pub(crate) result: Result<Option<usize>, FailReason>,
     /// Which copy it is, from 1.
     pub(crate) attempt: u32,
 }

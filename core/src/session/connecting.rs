@@ -356,7 +356,7 @@ impl Session {
     }
 
     /// The broker reads and answers again: replies and confirms get their whole time from now on.
-    fn restart_deadlines(&mut self, c: usize) {
+    pub(super) fn restart_deadlines(&mut self, c: usize) {
         let Some(connection) = self.connections.get(c) else { return };
         for number in connection.channels.numbers() {
             if self.timers.get(Timer::Rpc(c, number)).is_some() {

@@ -420,11 +420,7 @@ impl Session {
         }
         // What the peer said meanwhile is read from now on (s35).
         connection.last_received = now;
-        for number in connection.channels.numbers() {
-            if self.timers.get(Timer::Rpc(c, number)).is_some() {
-                self.await_reply(c, number);
-            }
-        }
+        self.restart_deadlines(c);
     }
 
     /// The application took batches of so much [`Batch::weight`] out of a no-ack consumer's queue.

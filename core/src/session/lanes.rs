@@ -287,7 +287,10 @@ impl Session {
                     if confirm {
                         lane.assign_tag(producer, place);
                     }
-                    if let Some((offset, message)) = rest {
+                    if let Some(offset) = rest
+                        && let Some(sent) = p.ring.get(place)
+                    {
+                        let message = sent.message.clone();
                         lane.partial = Some(Partial { producer, place, message, offset });
                         break;
                     }
@@ -434,6 +437,10 @@ impl Session {
         let Some(p) = self.producers.get_mut(producer.0) else { return };
         let returned = p.take_return(place);
         let outcome = match (nack, returned) {
+            #[cfg(feature = "sabotage")]
+            (true, _) if crate::sabotage::is(crate::sabotage::Sabotage::NackIsDrop) => {
+                Outcome::Not(Verdict::Dropped(crate::event::DropReason::BufferFull))
+            }
             (true, _) => Outcome::Not(Verdict::Nacked),
             (false, Some(reply)) => Outcome::Not(Verdict::Returned(reply)),
             (false, None) => Outcome::Confirmed,
@@ -665,7 +672,8 @@ impl Session {
         let Some(connection) = self.connections.get(PUBLISH).filter(|c| c.is_open()) else {
             return;
         };
-        let blocked = connection.blocked.is_some();
+        // While nobody reads, on either side, no confirm can come (s21, s35).
+        let blocked = connection.blocked.is_some() || !connection.reads();
         let Some(lane) = self.lanes.get_mut(l) else { return };
         if lane.state != LaneState::Open || lane.outstanding() == 0 {
             return;

@@ -300,9 +300,13 @@ impl Session {
         self.closing.unwrap_or_default()
     }
 
-    /// 128 random bits as hexadecimal digits.
+    /// 128 random bits in 22 characters: every delivery carries them.
     fn random_tag(&mut self) -> Arc<str> {
-        format!("lavinmq-rs-{:016x}{:016x}", self.rng.next_u64(), self.rng.next_u64()).into()
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let bits = u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64());
+        let digit = |at: u32| char::from(DIGITS[(bits >> (6 * at)) as usize & 63]);
+        (0..22).map(digit).collect::<String>().into()
     }
 
     /// Whether this connection's output has room for more publishes.

@@ -9,7 +9,7 @@ use amq_protocol::{
 use super::{
     WireError,
     content::BASIC,
-    frame::{FRAME_END, FrameKind, put_frame},
+    frame::{FRAME_END, FRAME_OVERHEAD, FrameKind, put_frame},
     read::{Reader, put_short},
     table::check_table,
 };
@@ -44,6 +44,12 @@ pub struct Deliver<'a> {
 }
 
 impl<'a> Deliver<'a> {
+    /// The length of the whole method frame.
+    #[inline]
+    pub(crate) const fn frame_len(&self) -> usize {
+        FRAME_OVERHEAD + 4 + 1 + self.consumer_tag.len() + 8 + 1 + self.names.len()
+    }
+
     /// The exchange that the message was published to.
     #[must_use]
     pub fn exchange(&self) -> &'a [u8] {
@@ -123,6 +129,12 @@ const fn id(class: u16, method: u16) -> u32 {
 
 const AFTER: &str = "bytes after the method";
 
+/// Whether the payload of a method frame is a delivery, for [`decode_deliver`].
+#[inline]
+pub(crate) fn is_deliver(payload: &[u8]) -> bool {
+    payload.first_chunk().is_some_and(|method| u32::from_be_bytes(*method) == DELIVER)
+}
+
 /// Decodes the payload of a method frame.
 ///
 /// The four methods of the data plane borrow from it and allocate nothing; any other allocates up to
@@ -138,7 +150,7 @@ pub fn decode_method(payload: &[u8]) -> Result<Method<'_>, WireError> {
         return Err(WireError::Truncated { what: "a method" });
     };
     match u32::from_be_bytes(*method) {
-        DELIVER => decode_deliver(fields).map(Method::Deliver),
+        DELIVER => decode_deliver(payload).map(Method::Deliver),
         ACK => {
             let (delivery_tag, flags) = decode_settle(fields, "basic.ack")?;
             Ok(Method::Ack(Ack { delivery_tag, multiple: flags & 1 != 0 }))
@@ -156,9 +168,10 @@ pub fn decode_method(payload: &[u8]) -> Result<Method<'_>, WireError> {
     }
 }
 
+/// Decodes the payload of a method frame that [`is_deliver`].
 #[inline]
-fn decode_deliver(fields: &[u8]) -> Result<Deliver<'_>, WireError> {
-    let mut reader = Reader::new(fields, "basic.deliver");
+pub(crate) fn decode_deliver(payload: &[u8]) -> Result<Deliver<'_>, WireError> {
+    let mut reader = Reader::new(payload.get(4..).unwrap_or_default(), "basic.deliver");
     let consumer_tag = reader.short()?;
     let delivery_tag = reader.u64()?;
     let redelivered = reader.u8()? & 1 != 0;

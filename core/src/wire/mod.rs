@@ -52,6 +52,7 @@ pub use method::{
     Ack, Deliver, Method, Nack, Publish, decode_method, put_ack, put_deliver, put_method, put_nack,
     put_publish, put_reject, split_names,
 };
+pub(crate) use method::{decode_deliver, is_deliver};
 pub use publish::{ATTEMPT_HEADER, IdPrefix, REFERENCE_HEADER, Template, parse_generated_id};
 pub use table::{MAX_NESTING, check_properties, check_table, put_table, table_len};
 

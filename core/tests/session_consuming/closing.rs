@@ -46,6 +46,30 @@ fn s48_cancel_then_requeue_what_was_not_handed_over_then_settle_then_close_the_c
 }
 
 #[test]
+fn s48_when_cancel_ok_comes_before_the_last_ack_is_flushed_the_channel_stays_until_it_is() {
+    let mut stage = Stage::connected(config());
+    let (consumer, channel, tag) = stage.consuming();
+    stage.deliver(CON, channel, 1..=1);
+    stage.session.close_consumer(consumer, stage.now);
+    stage.expect_cancel(CON, channel);
+    stage.unflushed.insert(CON);
+    stage.settle(consumer, 1, 1..=1, Settlement::Ack);
+    stage.expect_frames(CON, &[ack(channel, 1)]);
+    stage.feed(CON, &cancel_ok(channel, &tag));
+    stage.silent();
+    assert_eq!(stage.told(), [Told::HandBack(consumer)]);
+    stage.unflushed.clear();
+    stage.flush(CON);
+    assert_eq!(stage.expect_channel_close(CON), (channel, 200));
+    assert_eq!(
+        stage.told(),
+        [Told::Written(consumer, 1), Told::Ended(consumer, EndReason::Closed)]
+    );
+    assert_eq!(stage.session.stats().consume.acked, 1);
+    stage.finish();
+}
+
+#[test]
 fn s48_the_cancel_is_ahead_of_what_is_requeued_so_that_none_of_it_comes_back() {
     let mut stage = Stage::connected(config());
     let (consumer, channel, _) = stage.consuming();

@@ -172,6 +172,32 @@ fn s35_with_one_connection_the_full_queue_pauses_that_one() {
 }
 
 #[test]
+fn s35_with_one_connection_no_confirm_is_overdue_while_reading_is_paused() {
+    let mut config = config();
+    config.connections = 1;
+    let mut stage = Stage::connected(config);
+    let mut orders = to_queue("orders", PublishMode::Confirm);
+    orders.confirm_timeout = Some(5 * SEC);
+    let (producer, lane) = stage.warmed_up(orders);
+    let mut narrow = consume_no_ack("orders");
+    narrow.queue_bytes = 10;
+    stage.open_consumer(&narrow);
+    let (channel, _) = stage.accept_consumer(0, &narrow);
+    stage.publish(producer, "hello");
+    stage.expect_publishes(0, &["hello"]);
+    stage.feed(0, &delivery(channel, 1, BODY));
+    stage.advance(60 * SEC);
+    stage.silent();
+    // Its whole time again, from here on.
+    take(&mut stage, 1);
+    stage.advance(5 * SEC - MS);
+    stage.silent();
+    stage.ack(0, lane, 2, false);
+    assert_eq!(stage.verdicts(), [(2, None)]);
+    stage.finish();
+}
+
+#[test]
 fn s35_a_queue_that_is_full_when_its_connection_is_lost_pauses_the_next_one_with_its_next_delivery()
 {
     let mut stage = Stage::connected(config());

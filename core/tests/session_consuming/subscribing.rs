@@ -139,8 +139,9 @@ fn s33_tags_have_128_random_bits_unless_they_are_named() {
     let mut tags = std::collections::BTreeSet::new();
     for _ in 0..20 {
         let (_, _, tag) = stage.consuming();
-        let random = tag.rsplit('-').next().unwrap();
-        assert!(random.len() == 32 && random.bytes().all(|b| b.is_ascii_hexdigit()), "{tag}");
+        // 22 digits of 6 bits; the last one carries 2.
+        let is_digit = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        assert!(tag.len() == 22 && tag.bytes().all(is_digit), "{tag}");
         assert!(tags.insert(tag));
     }
     let mut named = consume("orders");
@@ -174,9 +175,7 @@ fn f33_a_reply_out_of_order_is_nobodys_reply() {
     let mut stage = Stage::connected(config());
     let consumer = stage.open_consumer(&consume("orders"));
     let channel = stage.expect_channel_open(CON);
-    stage.channel_open_ok(CON, channel);
-    stage.expect_qos(CON, channel);
-    stage.feed(CON, &consume_ok(channel, "early"));
+    stage.qos_ok(CON, channel);
     assert_eq!(stage.expect_close(CON), 503);
     assert_eq!(stage.told(), []);
     assert_eq!(stage.terms(consumer), [0; 7]);
@@ -252,6 +251,26 @@ fn s47_consumers_beyond_the_channels_get_a_typed_error_and_channel_max_is_never_
     stage.channel_close_ok(CON, *channel);
     assert_eq!(stage.accept_consumer(CON, &consume("orders")).0, *channel);
     assert_eq!(stage.told(), [Told::Opened(fifth, Ok(()))]);
+    stage.finish();
+}
+
+#[test]
+fn s47_a_declaration_waits_for_a_channel() {
+    let mut stage = Stage::new(config());
+    let broker = Broker { tune: (1, 131_072, 0), ..Broker::default() };
+    stage.accept(PUB, &broker);
+    stage.accept(CON, &broker);
+    let (consumer, channel, tag) = stage.consuming();
+    stage.session.declare_queue(QueueConfig::new("orders").unwrap(), stage.now).unwrap();
+    stage.silent();
+    stage.session.close_consumer(consumer, stage.now);
+    stage.expect_cancel(CON, channel);
+    stage.feed(CON, &cancel_ok(channel, &tag));
+    stage.expect_channel_close(CON);
+    stage.channel_close_ok(CON, channel);
+    assert_eq!(stage.expect_channel_open(CON), channel);
+    stage.channel_open_ok(CON, channel);
+    assert_eq!(stage.expect_declare(CON).1.queue.as_str(), "orders");
     stage.finish();
 }
 

@@ -111,7 +111,7 @@ impl Rt for Smol {
 }
 
 /// How long anything may take before it counts as a hang. Far more than it ever takes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The output of a future that must not hang; `what` it is, for the message if it does.
 pub async fn soon<R: Rt, F: Future>(what: &str, future: F) -> F::Output {
