@@ -52,6 +52,9 @@ pub mod ids;
 pub mod message;
 pub mod publish;
 pub mod runtime;
+#[cfg(feature = "sabotage")]
+#[doc(hidden)]
+pub mod sabotage;
 pub mod session;
 pub mod stats;
 pub mod time;

@@ -123,6 +123,18 @@ impl Topology {
         }
     }
 
+    /// Drops a queue from the record, and from the list, if it is an auto-delete one.
+    pub(crate) fn forget_auto_delete(&mut self, name: &str) {
+        if !self.find_mut(name).is_some_and(|queue| queue.config.auto_delete) {
+            return;
+        }
+        self.queues.retain(|queue| *queue.name != *name);
+        self.todo.retain(|declaration| match &declaration.why {
+            Why::Replay(queue) | Why::LookUp(queue) => **queue != *name,
+            Why::Request(_) => true,
+        });
+    }
+
     /// Nobody holds the handle of this request any more; the queue stays on record.
     pub(crate) fn forget_request(&mut self, request: RequestId) {
         for queue in &mut self.queues {

@@ -9,11 +9,11 @@
 
 use std::process::ExitCode;
 
-pub(crate) use lavinmq_smol as lavinmq;
+use lavinmq_smol as lavinmq;
 
 #[path = "../../runtime-tokio/examples/quickstart/common.rs"]
 mod common;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     smol::block_on(common::main("smol"))
 }

@@ -8,12 +8,12 @@
 
 use std::process::ExitCode;
 
-pub(crate) use lavinmq_tokio as lavinmq;
+use lavinmq_tokio as lavinmq;
 
 #[path = "quickstart/common.rs"]
 mod common;
 
 #[tokio::main]
-async fn main() -> ExitCode {
+pub(crate) async fn main() -> ExitCode {
     common::main("tokio").await
 }

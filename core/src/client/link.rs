@@ -160,6 +160,10 @@ impl DriverLink {
     pub(crate) fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            #[cfg(feature = "sabotage")]
+            if crate::sabotage::loses_wake_up() {
+                return;
+            }
             self.waker.wake();
         }
     }

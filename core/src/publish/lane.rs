@@ -199,19 +199,27 @@ impl Lane {
         }
     }
 
-    /// When the oldest message outstanding was sent.
-    pub(crate) fn oldest_sent(&self) -> Option<Time> {
-        self.marks.iter().find(|&&(_, tag)| tag > self.base).map(|&(at, _)| at)
-    }
-
-    /// Messages outstanding that were sent `wait` ago or earlier.
-    pub(crate) fn overdue(&self, now: Time, wait: Duration) -> Vec<(ProducerId, u64)> {
-        let Some(&(_, next)) = self.marks.iter().rev().find(|&&(at, _)| at + wait <= now) else {
-            return Vec::new();
-        };
-        let count = next.saturating_sub(self.base) as usize;
-        let overdue = self.tags.iter().take(count);
-        overdue.filter_map(|tag| tag.producer.map(|producer| (producer, tag.place))).collect()
+    /// Messages outstanding for longer than `wait` says for their producer, and when the next one
+    /// will be.
+    pub(crate) fn overdue(
+        &self,
+        now: Time,
+        wait: impl Fn(ProducerId) -> Option<Duration>,
+    ) -> (Vec<(ProducerId, u64)>, Option<Time>) {
+        let mut marks = self.marks.iter().copied().peekable();
+        let (mut overdue, mut next) = (Vec::new(), None);
+        for (number, tag) in (self.base..).zip(&self.tags) {
+            while marks.next_if(|&(_, end)| end <= number).is_some() {}
+            let (Some(producer), Some(&(sent, _))) = (tag.producer, marks.peek()) else { continue };
+            let Some(wait) = wait(producer) else { continue };
+            let due = sent + wait;
+            if due <= now {
+                overdue.push((producer, tag.place));
+            } else {
+                next = Some(next.map_or(due, |next: Time| next.min(due)));
+            }
+        }
+        (overdue, next)
     }
 
     /// The channel is gone: its tags mean nothing any more.
@@ -268,9 +276,9 @@ mod tests {
         lane.note_sent(later);
         assert_eq!(confirm(&mut lane, 2, false).1, Ok(0));
         assert_eq!(confirm(&mut lane, 1, true).1, Ok(0));
-        assert_eq!(lane.oldest_sent(), Some(later));
-        assert_eq!(lane.overdue(Time::ZERO + wait, wait), []);
-        assert_eq!(lane.overdue(later + wait, wait), [(ProducerId(0), 2)]);
+        let overdue = |now| lane.overdue(now, |_| Some(wait));
+        assert_eq!(overdue(Time::ZERO + wait), (vec![], Some(later + wait)));
+        assert_eq!(overdue(later + wait), (vec![(ProducerId(0), 2)], None));
     }
 
     #[test]

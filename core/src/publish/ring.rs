@@ -197,6 +197,10 @@ impl Ring {
                 sent.attempts = sent.attempts.saturating_add(1);
             }
         }
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::is(crate::sabotage::Sabotage::NoRewind) {
+            return;
+        }
         self.cursor = 0;
     }
 

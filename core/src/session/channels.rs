@@ -227,6 +227,9 @@ impl Session {
         if c == PUBLISH {
             self.open_waiting_lanes();
         }
+        if c == self.consuming() {
+            self.pump_control();
+        }
         self.subscribe_waiting();
         self.advance_closing();
     }

@@ -562,7 +562,12 @@ impl Session {
                 self.redeclare(&queue);
             }
         }
-        self.refuse_or_retry(id, |_| ConsumeError::Refused { queue, code, text: text.clone() });
+        let (after, state) = (self.config.deadlines.rpc, self.state.to_string().into());
+        self.refuse_or_retry(id, |_| match code {
+            // No broker refuses with 0: it has not answered.
+            0 => ConsumeError::TimedOut { queue, after, state },
+            code => ConsumeError::Refused { queue, code, text: text.clone() },
+        });
     }
 
     /// Settlements that are encoded for a channel that is gone never count.
@@ -763,6 +768,9 @@ impl Session {
             account.settling = 0;
             account.in_hand = 0;
             self.closed_stats.consume.add(&account);
+            if consumer.was_active {
+                self.forget_auto_delete(&consumer.config.queue);
+            }
         }
         for settling in &mut self.settling {
             settling.retain(|&other| other != id);

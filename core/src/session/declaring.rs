@@ -19,6 +19,10 @@ use crate::{
     wire::{FRAME_MIN_SIZE, put_method},
 };
 
+/// Reply codes (specification 1.2).
+const NOT_FOUND: u16 = 404;
+const RESOURCE_LOCKED: u16 = 405;
+
 /// How long a queue that another connection still holds is waited for at first (s39).
 const LOCKED_WAIT: Duration = Duration::from_millis(100);
 /// Attempts at such a queue before it counts as failed: about 25 s, more than most heartbeats.
@@ -183,23 +187,32 @@ impl Session {
         match declaration.why.clone() {
             Why::Request(request) => {
                 let queue = declaration.config.name.clone();
-                self.reply(request, Err(DeclareError::Refused { queue, code, text: text.clone() }));
+                let error = match code {
+                    // Nobody refused it: the reply never came.
+                    0 => DeclareError::TimedOut {
+                        queue,
+                        after: self.config.deadlines.rpc,
+                        state: self.state.to_string().into(),
+                    },
+                    _ => DeclareError::Refused { queue, code, text: text.clone() },
+                };
+                self.reply(request, Err(error));
             }
             // It has not survived: declare it anew.
-            Why::LookUp(recorded) => {
+            Why::LookUp(recorded) if code == NOT_FOUND => {
                 if let Some(queue) = self.topology.find_mut(&recorded) {
                     declaration.config = queue.config.clone();
                     declaration.why = Why::Replay(recorded);
                     self.topology.todo.push_front(declaration);
                 }
             }
-            Why::Replay(_) if code == 405 && declaration.locked < LOCKED_ATTEMPTS => {
+            Why::Replay(_) if code == RESOURCE_LOCKED && declaration.locked < LOCKED_ATTEMPTS => {
                 let wait = LOCKED_WAIT * (1 << declaration.locked);
                 declaration.locked += 1;
                 declaration.not_before = self.now + wait;
                 self.topology.todo.push_back(declaration);
             }
-            Why::Replay(recorded) => {
+            Why::Replay(recorded) | Why::LookUp(recorded) => {
                 self.event(Event::RedeclareFailed {
                     queue: recorded.clone(),
                     code,
@@ -223,6 +236,15 @@ impl Session {
         }
         self.topology.replay();
         self.refresh_gates();
+    }
+
+    /// A consumer of this queue ended. An auto-delete queue goes with its last one, and is not
+    /// declared again (s40).
+    pub(super) fn forget_auto_delete(&mut self, name: &str) {
+        if !self.consumers.iter().any(|(_, consumer)| *consumer.config.queue == *name) {
+            self.topology.forget_auto_delete(name);
+            self.refresh_gates();
+        }
     }
 
     /// A recorded queue has vanished: it is declared again before it is consumed again (s32).

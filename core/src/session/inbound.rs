@@ -219,18 +219,20 @@ impl Session {
                     return Ok(());
                 }
                 let error = ProtocolError::UnknownConfirm { channel: number, tag };
-                match self.lanes.get_mut(l) {
-                    // Only this channel's count is wrong (s19). In the middle of a body it cannot be
-                    // closed.
-                    Some(lane)
-                        if stands && lane.state == LaneState::Open && lane.partial.is_none() =>
-                    {
-                        lane.state = LaneState::Closing;
-                        self.close_channel(c, number, PRECONDITION_FAILED, &error.to_string());
-                        Ok(())
-                    }
-                    _ => Err(error),
+                // Only this channel's count is wrong (s19). In the middle of a body it cannot be closed.
+                if !stands
+                    || self
+                        .lanes
+                        .get(l)
+                        .is_none_or(|lane| lane.state != LaneState::Open || lane.partial.is_some())
+                {
+                    return Err(error);
                 }
+                self.disown(c, number);
+                self.close_channel(c, number, PRECONDITION_FAILED, &error.to_string());
+                self.lane_channel_lost(l);
+                self.delay_lane(l);
+                Ok(())
             }
             Owner::Nobody => Ok(()),
             Owner::Control | Owner::Consumer(..) => Err(ProtocolError::UnexpectedMethod {
@@ -253,6 +255,7 @@ impl Session {
         rest: &[u8],
     ) -> Result<usize, ProtocolError> {
         let frame_max = self.connections.get(c).map_or(0, |connection| connection.tuned.frame_max);
+        let body_max = self.config.limits.body_max;
         let channel = self.channel(c, number)?;
         if !matches!(channel.content, Content::None) {
             return Err(ProtocolError::UnexpectedFrame(number));
@@ -269,7 +272,7 @@ impl Session {
                 });
             }
         };
-        if let Some((properties, body, used)) = whole_content(number, rest, frame_max)? {
+        if let Some((properties, body, used)) = whole_content(number, rest, frame_max, body_max)? {
             let length = deliver.frame_len() + used;
             let more = (rest.len() - used) / length;
             self.deliver(consumer, generation, number, deliver, properties, body, more)?;
@@ -552,6 +555,7 @@ fn whole_content(
     number: u16,
     rest: &[u8],
     frame_max: u32,
+    body_max: usize,
 ) -> Result<Option<(&[u8], &[u8], usize)>, WireError> {
     let Some((header, used)) = decode(rest, frame_max)? else { return Ok(None) };
     if header.kind != FrameKind::Header || header.channel != number {
@@ -568,6 +572,7 @@ fn whole_content(
         || body.channel != number
         || body.payload.len() as u64 != content.body_size
         || body.payload.len() >= LARGE_BODY
+        || body.payload.len() > body_max
     {
         return Ok(None);
     }

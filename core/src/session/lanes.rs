@@ -437,6 +437,10 @@ impl Session {
         let Some(p) = self.producers.get_mut(producer.0) else { return };
         let returned = p.take_return(place);
         let outcome = match (nack, returned) {
+            #[cfg(feature = "sabotage")]
+            (true, _) if crate::sabotage::is(crate::sabotage::Sabotage::NackIsDrop) => {
+                Outcome::Not(Verdict::Dropped(crate::event::DropReason::BufferFull))
+            }
             (true, _) => Outcome::Not(Verdict::Nacked),
             (false, Some(reply)) => Outcome::Not(Verdict::Returned(reply)),
             (false, None) => Outcome::Confirmed,
@@ -678,13 +682,15 @@ impl Session {
             // A channel cannot be closed in the middle of a body.
             lane.forgive(now);
         }
-        let timeouts =
-            lane.members.iter().filter_map(|id| self.producers.get(id.0)?.config.confirm_timeout);
-        let Some(wait) = timeouts.min() else { return };
-        let wait = wait.saturating_mul(1 << lane.timeouts.min(16));
-        let overdue = lane.overdue(now, wait);
+        let factor = 1 << lane.timeouts.min(16);
+        let (overdue, next) = lane.overdue(now, |producer| {
+            let timeout = self.producers.get(producer.0)?.config.confirm_timeout?;
+            Some(timeout.saturating_mul(factor))
+        });
         if overdue.is_empty() {
-            self.timers.arm(Timer::Confirm(l), lane.oldest_sent().unwrap_or(now) + wait);
+            if let Some(at) = next {
+                self.timers.arm(Timer::Confirm(l), at);
+            }
             return;
         }
         lane.timeouts = lane.timeouts.saturating_add(1);

@@ -38,8 +38,8 @@ fn s15_a_channel_close_is_answered_and_nothing_else_on_the_connection_notices() 
         // It is opened again for the next message.
         stage.publish(bad, "2");
         stage.advance(Duration::ZERO);
-        let channel = stage.accept_lane(PUB, PublishMode::FireAndForget);
-        assert_ne!(channel, other);
+        let again = stage.accept_lane(PUB, PublishMode::FireAndForget);
+        assert_eq!(again, channel, "the number is free after close-ok");
         stage.expect_publishes(PUB, &["2"]);
         stage.finish();
     }
@@ -163,7 +163,8 @@ fn f33_a_reply_that_never_comes_closes_the_channel_and_the_next_call_has_a_new_o
     stage.expect_declare(CON);
     stage.advance(10 * SEC);
     assert_eq!(stage.expect_channel_close(CON).0, channel);
-    assert_eq!(stage.declared().len(), 1);
+    let answer = stage.declared();
+    assert!(matches!(&answer[..], [(_, Err(DeclareError::TimedOut { .. }))]), "{answer:?}");
     let other = stage.expect_channel_open(CON);
     assert_ne!(other, channel, "close-ok is still due");
     // The late reply meets nobody.
@@ -488,4 +489,90 @@ fn s26_neighbours_of_an_overdue_message_spend_no_retry() {
     stage.ack(PUB, channel, 1, false);
     assert_eq!(stage.verdicts(), [(4, None)]);
     stage.finish();
+}
+
+/// A session whose producers share channels: the first and the ninth one meet.
+fn sharing(first: ProducerConfig, ninth: ProducerConfig) -> (Stage, ProducerId, ProducerId) {
+    let mut config = config();
+    config.limits.own_channels = 0;
+    let mut stage = Stage::connected(config);
+    let mode = first.mode;
+    let first = stage.open_producer(first);
+    for n in 0..7 {
+        stage.producer(&n.to_string(), mode);
+    }
+    let ninth = stage.open_producer(ninth);
+    (stage, first, ninth)
+}
+
+#[test]
+fn s26_on_a_shared_channel_each_producer_has_its_own_patience() {
+    let settings = |queue, timeout| {
+        let mut settings = to_queue(queue, PublishMode::Confirm);
+        settings.confirm_timeout = timeout;
+        settings.confirm_retries = 0;
+        settings
+    };
+    let (mut stage, patient, hasty) = sharing(settings("a", None), settings("b", Some(SEC)));
+    stage.publish(patient, "1");
+    stage.publish(hasty, "1");
+    let channel = stage.accept_lane(PUB, PublishMode::Confirm);
+    stage.expect_publishes(PUB, &["1", "1"]);
+    stage.advance(SEC);
+    assert_eq!(stage.expect_channel_close(PUB).0, channel);
+    let unknown = Some(Verdict::Unknown(UnknownReason::ConfirmTimeout));
+    assert_eq!(stage.outcomes(), [(hasty, 1, unknown)]);
+    stage.channel_close_ok(PUB, channel);
+    let channel = stage.accept_lane(PUB, PublishMode::Confirm);
+    assert_eq!(stage.expect_publish(PUB).routing_key, "a");
+    stage.advance(3600 * SEC);
+    stage.ack(PUB, channel, 1, false);
+    assert_eq!(stage.outcomes(), [(patient, 1, None)]);
+    stage.finish();
+}
+
+#[test]
+fn s25_on_a_shared_channel_the_neighbours_of_an_offender_are_sent_again() {
+    let (mut stage, good, bad) = sharing(
+        to_exchange("there", "a", PublishMode::Confirm),
+        to_exchange("missing", "b", PublishMode::Confirm),
+    );
+    for n in 1..=2 {
+        stage.publish(good, n.to_string());
+        stage.publish(bad, n.to_string());
+    }
+    let mut channel = stage.accept_lane(PUB, PublishMode::Confirm);
+    for _ in 0..4 {
+        stage.expect_publish(PUB);
+    }
+    stage.close_channel(PUB, channel, 404, "missing", PUBLISH);
+    stage.expect_channel_close_ok(PUB, channel);
+    channel = stage.accept_lane(PUB, PublishMode::Confirm);
+    let mut tag = 0;
+    for _ in 0..4 {
+        if !stage.has_frames(PUB) {
+            stage.advance(Duration::ZERO);
+        }
+        let copy = match stage.peers[PUB].frames_contain_publish() {
+            true => stage.expect_publish(PUB),
+            false => {
+                channel = stage.accept_lane(PUB, PublishMode::Confirm);
+                tag = 0;
+                stage.expect_publish(PUB)
+            }
+        };
+        stage.silent();
+        tag += 1;
+        if copy.exchange == "missing" {
+            stage.close_channel(PUB, channel, 404, "missing", PUBLISH);
+            stage.expect_channel_close_ok(PUB, channel);
+        } else {
+            stage.ack(PUB, channel, tag, false);
+        }
+    }
+    let mut outcomes = stage.outcomes();
+    outcomes.sort_by_key(|(producer, sequence, _)| (*producer, *sequence));
+    let failed = || failed(404, "missing");
+    let expected = [(good, 1, None), (good, 2, None), (bad, 1, failed()), (bad, 2, failed())];
+    assert_eq!(outcomes, expected);
 }

@@ -265,12 +265,19 @@ fn s19_a_tag_that_was_never_sent_is_an_error_and_settles_nothing() {
         stage.expect_publishes(PUB, &["2"]);
         stage.ack(PUB, channel, tag, multiple);
         assert_eq!(stage.verdicts(), []);
-        // Only the channel pays for it.
-        assert_eq!(stage.expect_channel_close(PUB).0, channel);
-        // What comes before close-ok still counts.
-        stage.channel_close_ok(PUB, channel);
+        // Only the channel pays for it; a peer that does it again and again is met with patience.
+        assert_eq!(stage.expect_channel_close(PUB), (channel, 406));
+        stage.silent();
+        stage.advance(Duration::ZERO);
         let channel = stage.accept_lane(PUB, PublishMode::Confirm);
         assert_eq!(stage.expect_publishes(PUB, &["2"])[0].attempt(), Some(2));
+        stage.ack(PUB, channel, 99, false);
+        assert_eq!(stage.expect_channel_close(PUB), (channel, 406));
+        stage.advance(100 * MS - MS);
+        stage.silent();
+        stage.advance(MS);
+        let channel = stage.accept_lane(PUB, PublishMode::Confirm);
+        assert_eq!(stage.expect_publishes(PUB, &["2"])[0].attempt(), Some(3));
         stage.ack(PUB, channel, 1, false);
         assert_eq!(stage.verdicts(), [(2, None)], "{tag} {multiple}");
         stage.finish();

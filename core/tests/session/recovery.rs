@@ -333,6 +333,23 @@ fn s38_a_server_named_queue_that_is_gone_gets_a_new_name_and_its_producers_follo
 }
 
 #[test]
+fn s38_only_a_404_says_that_a_server_named_queue_is_gone() {
+    let mut stage = Stage::connected(config());
+    stage.declare_now(server_named(false), "amq.gen-1");
+    let control = replay(&mut stage);
+    stage.expect_declare(CON);
+    stage.close_channel(CON, control, 403, "ACCESS_REFUSED", (50, 10));
+    stage.expect_channel_close_ok(CON, control);
+    let failed = Event::RedeclareFailed {
+        queue: "amq.gen-1".into(),
+        code: 403,
+        text: "ACCESS_REFUSED".into(),
+    };
+    assert_eq!(stage.events(), [failed]);
+    stage.finish();
+}
+
+#[test]
 fn s39_a_locked_queue_is_retried_with_backoff_and_holds_nobody_else_up() {
     let mut stage = Stage::connected(config());
     stage.declare_now(with(named("locked"), |config| config.exclusive = true), "locked");
@@ -380,6 +397,55 @@ fn s39_a_locked_queue_is_retried_with_backoff_and_holds_nobody_else_up() {
 fn s40_a_passive_declaration_is_answered_and_never_replayed() {
     let mut stage = Stage::connected(config());
     stage.declare_now(with(named("a"), |config| config.passive = true), "a");
+    stage.cut(CON);
+    stage.advance(Duration::ZERO);
+    stage.accept(CON, &Broker::default());
+    stage.silent();
+    stage.finish();
+}
+
+#[test]
+fn s40_an_auto_delete_queue_is_forgotten_with_its_last_consumer() {
+    let mut stage = Stage::connected(config());
+    stage.declare_now(with(named("a"), |config| config.auto_delete = true), "a");
+    let subscribed = |stage: &mut Stage| {
+        let channel = stage.expect_channel_open(CON);
+        stage.channel_open_ok(CON, channel);
+        stage.expect_method(CON);
+        let ok = basic::AMQPMethod::QosOk(basic::QosOk {});
+        stage.reply(CON, channel, AMQPClass::Basic(ok));
+        let (_, AMQPClass::Basic(basic::AMQPMethod::Consume(consume))) = stage.expect_method(CON)
+        else {
+            panic!("basic.consume is due");
+        };
+        let consumer_tag = consume.consumer_tag;
+        let ok = basic::ConsumeOk { consumer_tag: consumer_tag.clone() };
+        stage.reply(CON, channel, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(ok)));
+        (channel, consumer_tag)
+    };
+    let subscribe = |stage: &mut Stage| {
+        let settings = lavinmq_core::config::ConsumerConfig::new("a").unwrap();
+        stage.session.open_consumer(settings, stage.now).unwrap()
+    };
+    let unsubscribe = |stage: &mut Stage, consumer, (channel, consumer_tag)| {
+        stage.session.close_consumer(consumer, stage.now);
+        stage.expect_method(CON);
+        let ok = basic::AMQPMethod::CancelOk(basic::CancelOk { consumer_tag });
+        stage.reply(CON, channel, AMQPClass::Basic(ok));
+        assert_eq!(stage.expect_channel_close(CON).0, channel);
+        stage.channel_close_ok(CON, channel);
+    };
+    let first = subscribe(&mut stage);
+    let channel = subscribed(&mut stage);
+    let second = subscribe(&mut stage);
+    subscribed(&mut stage);
+    unsubscribe(&mut stage, first, channel);
+    let control = replay(&mut stage);
+    assert_eq!(stage.expect_declare(CON).1.queue.as_str(), "a", "there is a consumer left");
+    stage.declare_ok(CON, control, "a");
+    let channel = subscribed(&mut stage);
+    unsubscribe(&mut stage, second, channel);
+    stage.advance(11 * SEC);
     stage.cut(CON);
     stage.advance(Duration::ZERO);
     stage.accept(CON, &Broker::default());

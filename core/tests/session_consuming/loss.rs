@@ -181,3 +181,20 @@ fn s8_a_delivery_tag_out_of_order_is_a_protocol_error_and_counts_as_nothing() {
         stage.finish();
     }
 }
+
+/// Whether the delivery is whole in one read or comes in pieces, the limit on bodies is the same.
+#[test]
+fn f20_a_body_over_the_limit_is_refused_in_one_read_as_in_pieces() {
+    for pieces in [1, 7] {
+        let mut config = config();
+        config.limits.body_max = 5;
+        let mut stage = Stage::connected(config);
+        let (_, channel, _) = stage.subscribed(&consume("orders"));
+        let bytes = delivery(channel, 1, "123456");
+        for piece in bytes.chunks(bytes.len().div_ceil(pieces)) {
+            stage.feed(CON, piece);
+        }
+        assert!(stage.got_bodies().is_empty());
+        assert_eq!(stage.expect_close(CON), 501);
+    }
+}

@@ -13,7 +13,7 @@
 mod cancelled;
 mod closing;
 mod coalescing;
-#[path = "../session/harness.rs"]
+#[path = "../session/harness/mod.rs"]
 mod harness;
 mod loss;
 mod many;

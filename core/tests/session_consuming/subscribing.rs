@@ -195,7 +195,7 @@ fn f33_a_reply_that_comes_after_its_deadline_is_swallowed() {
     stage.advance(10 * SEC);
     assert_eq!(stage.expect_channel_close(CON), (channel, 200));
     match stage.told().last() {
-        Some(Told::Opened(consumer, Err(ConsumeError::Refused { code: 0, .. }))) => {
+        Some(Told::Opened(consumer, Err(ConsumeError::TimedOut { .. }))) => {
             assert_eq!(*consumer, late);
         }
         other => panic!("{other:?}"),
@@ -251,6 +251,26 @@ fn s47_consumers_beyond_the_channels_get_a_typed_error_and_channel_max_is_never_
     stage.channel_close_ok(CON, *channel);
     assert_eq!(stage.accept_consumer(CON, &consume("orders")).0, *channel);
     assert_eq!(stage.told(), [Told::Opened(fifth, Ok(()))]);
+    stage.finish();
+}
+
+#[test]
+fn s47_a_declaration_waits_for_a_channel() {
+    let mut stage = Stage::new(config());
+    let broker = Broker { tune: (1, 131_072, 0), ..Broker::default() };
+    stage.accept(PUB, &broker);
+    stage.accept(CON, &broker);
+    let (consumer, channel, tag) = stage.consuming();
+    stage.session.declare_queue(QueueConfig::new("orders").unwrap(), stage.now).unwrap();
+    stage.silent();
+    stage.session.close_consumer(consumer, stage.now);
+    stage.expect_cancel(CON, channel);
+    stage.feed(CON, &cancel_ok(channel, &tag));
+    stage.expect_channel_close(CON);
+    stage.channel_close_ok(CON, channel);
+    assert_eq!(stage.expect_channel_open(CON), channel);
+    stage.channel_open_ok(CON, channel);
+    assert_eq!(stage.expect_declare(CON).1.queue.as_str(), "orders");
     stage.finish();
 }
 

@@ -24,7 +24,7 @@ use self::{
     wanted::{USAGE, Wanted},
     watch::Watch,
 };
-use crate::lavinmq::{
+use super::lavinmq::{
     self, Confirm, Consumer, Delivery, Manual, Options, Producer, Receipt, types::AMQPValue,
 };
 

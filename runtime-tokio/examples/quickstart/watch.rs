@@ -14,8 +14,8 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use lavinmq_testing::FaultLink;
 
+use super::super::lavinmq::{Client, ConsumerHandle};
 use super::{accounts::Tally, wanted::Wanted};
-use crate::lavinmq::{Client, ConsumerHandle};
 
 /// Shows the progress; stops the consumer when everything has arrived, or when nothing more comes.
 pub(super) struct Watch {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::Parser;
+use lavinmq_core::sabotage::{Sabotage, plant};
 use lavinmq_tests::sim::{campaign, scenario::Scenario, shrink::shrink, world};
 
 /// Runs seeds of the simulator; exits with 1 if one of them violates the oracle.
@@ -26,6 +27,9 @@ struct Arguments {
     /// With `--seed`: look for a smaller world that fails, too, and run that.
     #[arg(long)]
     shrink: bool,
+    /// With `--seed`: plant a defect, to see what is said of it.
+    #[arg(long, value_parser = ["lost-wake-up", "no-rewind", "nack-is-drop"])]
+    sabotage: Option<String>,
     /// Run fresh seeds for so many minutes.
     #[arg(long)]
     minutes: Option<f64>,
@@ -46,6 +50,16 @@ fn main() -> ExitCode {
 fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     let print = !arguments.quiet;
     let mut scenario = Scenario::draw(seed);
+    let sabotage = arguments.sabotage.as_deref().map(|name| match name {
+        "lost-wake-up" => Sabotage::LostWakeUp,
+        "no-rewind" => Sabotage::NoRewind,
+        _ => Sabotage::NackIsDrop,
+    });
+    if sabotage == Some(Sabotage::LostWakeUp) {
+        // Nothing else may wake the driver.
+        scenario = scenario.without_faults();
+    }
+    plant(sabotage);
     if arguments.shrink {
         for tick in [None, Some(campaign::TICK)] {
             if !world::run(&scenario, tick, false).violations.is_empty() {

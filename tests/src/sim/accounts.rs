@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use lavinmq_core::{
-    config::PublishMode,
+    config::{BufferPolicy, PublishMode},
     error::{NotConfirmed, PublishError},
     event::{DropReason, Event, Settled, UnknownReason, Verdict},
     message::Message,
@@ -16,7 +16,7 @@ use lavinmq_core::{
     time::Time,
 };
 
-use super::scenario::{Scenario, Target};
+use super::scenario::{EndingPlan, Fault, Scenario, Target};
 
 /// Which message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -432,6 +432,7 @@ impl Accounts {
                 self.check_counts(index, stats);
             }
             self.check_outcomes(index, stats, scenario);
+            self.check_reasons(index, scenario);
             self.check_sequences(index);
             self.check_copies(index, scenario);
             self.check_order(index, scenario);
@@ -567,6 +568,39 @@ impl Accounts {
                 if ours != theirs {
                     wrong.push(format!("producer {index}: {what} is {theirs}, heard {ours}"));
                 }
+            }
+        }
+        wrong.into_iter().for_each(|what| self.violation(what));
+    }
+
+    /// No outcome without something in the world that can lead to it.
+    fn check_reasons(&mut self, index: usize, scenario: &Scenario) {
+        let plan = &scenario.producers[index];
+        let calm = scenario.ending == EndingPlan::Calm;
+        let blames = |(_, fault): &(Duration, Fault)| {
+            matches!(fault, Fault::CloseChannels { blames: true, .. })
+        };
+        let mut wrong = Vec::new();
+        for (number, record) in self.producers[index].records.iter().enumerate() {
+            let Some((_, outcome)) = record.hook else { continue };
+            let possible = match outcome {
+                Outcome::Confirmed | Outcome::Nacked => true,
+                // A full queue of LavinMQ's returns, too; and a queue may not be there for a while.
+                Outcome::Returned => plan.target != Target::MissingExchange,
+                Outcome::Dropped(DropReason::BufferFull) => plan.policy == BufferPolicy::DropOldest,
+                Outcome::Dropped(DropReason::TtlExpired) => plan.ttl.is_some(),
+                Outcome::Dropped(DropReason::Closed) | Outcome::Unknown(UnknownReason::Closed) => {
+                    !calm
+                }
+                Outcome::Unknown(UnknownReason::ConfirmTimeout) => plan.confirm_timeout.is_some(),
+                Outcome::Failed => {
+                    plan.target == Target::MissingExchange || scenario.faults.iter().any(blames)
+                }
+                Outcome::Dropped(_) | Outcome::Unknown(_) | Outcome::Other => false,
+            };
+            if !possible {
+                wrong
+                    .push(format!("p{index}.{number}: {outcome:?}, which cannot be in this world"));
             }
         }
         wrong.into_iter().for_each(|what| self.violation(what));

@@ -293,7 +293,8 @@ impl Scenario {
             EndingPlan::Dropped,
         ]);
         let personality = random.pick(&[Personality::LavinMq, Personality::RabbitMq]);
-        Self {
+        let quiet = random.chance(1, 16);
+        let scenario = Self {
             seed,
             personality,
             client,
@@ -304,7 +305,8 @@ impl Scenario {
             faults,
             heals_at,
             ending,
-        }
+        };
+        if quiet { scenario.without_faults() } else { scenario }
     }
 
     /// The same without faults, in a good network, and without heartbeats: a world in which nothing
@@ -427,7 +429,7 @@ fn draw_publishes(
     };
     // Spread over the time in which things go wrong, and a little beyond.
     let millis = u64::try_from(heals_at.as_millis()).unwrap_or(u64::MAX);
-    let pauses = (count / 6).max(1);
+    let pauses = (count / 6).max(16);
     let pause = (millis * 11 / 10 / pauses).max(1) * 2;
     (0..count)
         .map(|_| {

@@ -41,6 +41,9 @@ use super::{
 
 /// How long a healed world may take until everything is settled and drained.
 const LIVENESS: Duration = Duration::from_secs(240);
+/// The same where nothing ever went wrong: a single lost wake-up that a later one makes up for takes
+/// longer than this.
+const QUIET_LIVENESS: Duration = Duration::from_secs(20);
 /// How long it may take after the last handle was closed or dropped.
 const CLOSING: Duration = Duration::from_secs(60);
 /// How long bytes may be under way in a healed network that was bad before.
@@ -197,7 +200,11 @@ impl World {
         let handle = executor.handle().clone();
         let accounts = Arc::new(Mutex::new(Accounts::new(scenario.producers.len())));
         let network = Network::new(&handle, root.split("network"), scenario.conditions.clone());
-        let settings = Settings::new(scenario.personality);
+        let mut settings = Settings::new(scenario.personality);
+        if scenario.client.heartbeat.is_zero() {
+            // Both sides must say so.
+            settings.tune.heartbeat = 0;
+        }
         let broker = BrokerState::with_settings(settings, root.split("broker").bits());
         let host =
             Host::start(broker, network.clone(), &handle, accounts.clone(), root.split("host"));
@@ -225,7 +232,9 @@ impl World {
 
     fn run(mut self) -> Outcome {
         let shared = self.shared.clone();
-        let limit = Time::ZERO + shared.scenario.heals_at + LIVENESS + CLOSING;
+        let limit = Time::ZERO
+            + shared.scenario.heals_at
+            + if shared.scenario.faults.is_empty() { QUIET_LIVENESS } else { LIVENESS + CLOSING };
         loop {
             match self.executor.step() {
                 Step::Polled(_) => shared.check_step(),
@@ -977,8 +986,10 @@ where
                     race(self.producer.flush(), enough).await;
                 }
                 PublishOp::Pause(pause) => {
+                    // Once everything has healed there is no more dallying.
                     let shared = &self.shared;
-                    race(shared.handle.sleep(pause), shared.stop.wait()).await;
+                    let enough = race(shared.healed.wait(), shared.stop.wait());
+                    race(shared.handle.sleep(pause), enough).await;
                 }
             }
         }

@@ -1,40 +1,10 @@
-//! The quickstarts as programs: built, started, and read.
+//! The quickstarts as programs: started, and read.
 
 use std::{
     collections::BTreeMap,
-    env,
     io::{BufRead as _, BufReader, Read as _},
-    path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
 };
-
-const BUILD: &str = r#"
-set -eu
-cd "$ROOT"
-"$CARGO" build $RELEASE --quiet --locked -p "lavinmq-$RUNTIME" --example quickstart
-cp "$PROFILE/examples/quickstart" "$PROFILE/quickstart-$RUNTIME.new"
-mv "$PROFILE/quickstart-$RUNTIME.new" "$PROFILE/quickstart-$RUNTIME"
-"#;
-
-/// Builds the quickstart of `lavinmq-{runtime}` and returns a copy of it. Both examples have one
-/// name and one place, so a lock is held from the build to the copy.
-fn build(runtime: &str) -> PathBuf {
-    // This test is target/debug/deps/TEST, or under target/release.
-    let this = env::current_exe().unwrap();
-    let profile = this.parent().and_then(Path::parent).unwrap();
-    let output = Command::new("flock")
-        .arg(profile.join("quickstart.lock"))
-        .args(["bash", "-c", BUILD])
-        .env("ROOT", Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
-        .env("CARGO", env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
-        .env("RELEASE", if cfg!(debug_assertions) { "" } else { "--release" })
-        .env("RUNTIME", runtime)
-        .env("PROFILE", profile)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    profile.join(format!("quickstart-{runtime}"))
-}
 
 /// A quickstart that runs. Killed if it is dropped before it ends.
 pub struct Quickstart {
@@ -90,7 +60,12 @@ impl Ended {
 
 impl Quickstart {
     pub fn start(runtime: &str, url: Option<&str>, arguments: &[&str]) -> Self {
-        let mut command = Command::new(build(runtime));
+        let program = match runtime {
+            "tokio" => env!("CARGO_BIN_EXE_quickstart-tokio"),
+            "smol" => env!("CARGO_BIN_EXE_quickstart-smol"),
+            other => panic!("no quickstart on {other}"),
+        };
+        let mut command = Command::new(program);
         command.args(arguments).env_remove("AMQP_URL");
         if let Some(url) = url {
             command.env("AMQP_URL", url);
