@@ -62,6 +62,11 @@ impl<K: Ord + Copy> Timers<K> {
         Some(key)
     }
 
+    /// How many are armed.
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.by_time.clear();
         self.by_key.clear();

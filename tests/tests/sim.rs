@@ -10,9 +10,8 @@ use lavinmq_tests::sim::{
 /// Seeds that once found something. They never leave this list.
 const FOUND_SOMETHING: &[u64] = &[1559, 1648];
 
-/// Worlds per run. Without optimisation each takes a second: `tests/run` runs them all, optimised
-/// (`cargo test --release -p lavinmq-tests --test sim`).
-const WORLDS: u64 = if cfg!(debug_assertions) { 10 } else { 200 };
+/// Worlds per run. (The dev profile optimises the crates that the simulator spends its time in.)
+const WORLDS: u64 = 200;
 
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into)

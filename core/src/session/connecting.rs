@@ -376,7 +376,9 @@ impl Session {
     /// are overdue fire once, however late the call.
     pub fn handle_tick(&mut self, now: Time) {
         self.advance(now);
-        while let Some(timer) = self.timers.pop_due(self.now) {
+        // A timer that is armed again in the past waits for the next call: no timer can hold this up.
+        for _ in 0..self.timers.len() {
+            let Some(timer) = self.timers.pop_due(self.now) else { break };
             self.fire(timer);
         }
         for connection in &mut self.connections {

@@ -352,6 +352,24 @@ fn f35_deadlines_that_a_block_suspended_start_again_when_it_ends() {
 }
 
 #[test]
+fn f35_the_write_deadline_starts_again_when_a_block_ends() {
+    let mut stage = Stage::connected(config());
+    let (producer, _) = stage.forgetting("a");
+    stage.stalled.insert(PUB);
+    stage.publish(producer, "2");
+    stage.pending(PUB);
+    stage.blocked(PUB, "memory");
+    stage.advance(29 * SEC);
+    stage.unblocked(PUB);
+    stage.advance(30 * SEC - MS);
+    assert!(stage.peers[PUB].up, "{}", stage.session.explain(stage.now));
+    stage.advance(MS);
+    assert!(!stage.peers[PUB].up);
+    stage.stalled.clear();
+    stage.finish();
+}
+
+#[test]
 fn f35_an_rpc_deadline_that_fires_while_blocked_waits_for_the_end_and_a_whole_deadline_more() {
     let mut stage = Stage::connected(config());
     let producer = stage.producer("a", PublishMode::Confirm);
