@@ -189,13 +189,20 @@ fn write<R: Runtime>(
         return false;
     }
     for _ in 0..WRITES {
+        let stream = Pin::new(&mut open.stream);
         let wrote = {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let filled = session.transmit(connection, &mut slices);
-            if filled == 0 {
-                return changed | flush(open, connection, session, cx, now);
+            // Mostly there is nothing, or one slice: a plain write is the cheaper call, and so many
+            // slices are not cleared for nothing.
+            let mut few = [IoSlice::new(&[]); 2];
+            match session.transmit(connection, &mut few) {
+                0 => return changed | flush(open, connection, session, cx, now),
+                1 => stream.poll_write(cx, &few[0]),
+                _ => {
+                    let mut slices = [IoSlice::new(&[]); SLICES];
+                    let filled = session.transmit(connection, &mut slices);
+                    stream.poll_write_vectored(cx, &slices[..filled])
+                }
             }
-            Pin::new(&mut open.stream).poll_write_vectored(cx, &slices[..filled])
         };
         match wrote {
             Poll::Ready(Ok(0)) => {
