@@ -376,8 +376,9 @@ impl Session {
     /// are overdue fire once, however late the call.
     pub fn handle_tick(&mut self, now: Time) {
         self.advance(now);
-        // A timer that is armed again in the past waits for the next call: no timer can hold this up.
-        for _ in 0..self.timers.len() {
+        // A timer may arm another for this very moment (an attempt without delay). One that does so for
+        // ever, which would be a bug, cannot hold this up: the rest waits for the next call.
+        for _ in 0..self.timers.len() * 4 + 16 {
             let Some(timer) = self.timers.pop_due(self.now) else { break };
             self.fire(timer);
         }
