@@ -78,6 +78,10 @@ impl Watch {
                     let patience = Duration::from_millis(if complete { 300 } else { 5_000 });
                     if tally.all_confirmed.load(Relaxed) && client.is_connected() && idle > patience
                     {
+                        if !complete {
+                            let (explain, stats) = (client.explain(), client.stats());
+                            eprintln!("quickstart: nothing more comes:\n{explain}{stats:?}");
+                        }
                         consumer.stop();
                     }
                     if idle > Duration::from_secs(120) {
