@@ -132,6 +132,9 @@ impl Producers {
 
     /// Gives up those that are being closed and whose deadline has come.
     pub(crate) fn give_up(&mut self, session: &mut Session, now: Time) {
+        if self.deadlines.is_empty() {
+            return;
+        }
         let open = &mut self.open;
         self.deadlines.retain(|&producer, &mut at| {
             if at > now {

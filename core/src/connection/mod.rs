@@ -136,8 +136,8 @@ impl Connection {
         }
     }
 
-    pub(crate) fn is_open(&self) -> bool {
-        self.phase == Phase::Open
+    pub(crate) const fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
     }
 
     /// Whether there is a transport, which may be read and written.

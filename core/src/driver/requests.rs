@@ -173,6 +173,9 @@ impl Requests {
 
     /// The timers of `next_batch` that are over.
     pub(super) fn expire(&mut self, core: &Core, effects: &mut Effects, now: Time) {
+        if self.lingers.is_empty() {
+            return;
+        }
         self.lingers.retain(|consumer, &mut at| {
             if at > now {
                 return true;

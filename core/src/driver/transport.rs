@@ -101,11 +101,15 @@ impl<R: Runtime> Transports<R> {
         let mut index = 0;
         while index < self.0.len() {
             let connection = ConnectionId(index as u32);
-            // After each step, since the session may have hung up.
+            // After each step that did something, since the session may have hung up.
             for step in [dial::<R>, write::<R>, read::<R>] {
-                changed |= step(&mut self.0[index], connection, session, cx, now);
-                changed |= self.act(session, runtime, connector, cx);
+                if step(&mut self.0[index], connection, session, cx, now) {
+                    changed = true;
+                    self.act(session, runtime, connector, cx);
+                }
             }
+            // What could not be encoded may have ended something, too.
+            changed |= self.act(session, runtime, connector, cx);
             index += 1;
         }
         changed

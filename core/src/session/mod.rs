@@ -188,6 +188,7 @@ impl Session {
     // ---- outputs ---------------------------------------------------------------------------------
 
     /// What to do with the transports.
+    #[inline]
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -235,7 +236,10 @@ impl Session {
         else {
             return 0;
         };
-        if connection.transmit.pending() > 0 && !connection.output_waits {
+        if connection.transmit.pending() == 0 {
+            return 0;
+        }
+        if !connection.output_waits {
             connection.output_waits = true;
             connection.last_progress = now;
             self.timers.arm_if_idle(Timer::Write(c), now + self.config.deadlines.write);
