@@ -5,6 +5,7 @@
 #   AMQP_TEST_URL=$(tests/broker-control/rabbitmq.sh url DIR) \
 #   AMQP_TEST_CTL="tests/broker-control/control.sh DIR" cargo test -p lavinmq-tests --test live
 #
+#   control.sh DIR destroy             end it, and remove DIR (not a verb of AMQP_TEST_CTL)
 #   control.sh DIR stop                clean stop; queues, durable ones, survive
 #   control.sh DIR start               start it again; returns when it answers
 #   control.sh DIR kill                SIGKILL
@@ -20,14 +21,32 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 [[ $# -ge 2 ]] || { sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
 dir=$1 verb=$2
 shift 2
-rabbitmq() { bash "$here/rabbitmq.sh" "$@"; }
+# With few variables: rabbitmq.sh looks for its own name among those of the broker's process, and in
+# more than a page of them it may not see it (grep -q ends first, and pipefail takes that for a no).
+rabbitmq() {
+  env -i PATH="$PATH" HOME="${HOME:-/}" TMPDIR="${TMPDIR:-/tmp}" ${RABBITMQ_BIN:+RABBITMQ_BIN="$RABBITMQ_BIN"} \
+    bash "$here/rabbitmq.sh" "$@"
+}
 column() {
   rabbitmq ctl "$dir" list_queues --quiet --no-table-headers name "$1" |
     awk -F '\t' -v queue="$2" '$1 == queue { print $2; found = 1 } END { exit !found }'
 }
+# A process counts as ended a moment before the kernel has closed the sockets that its last threads
+# hold; started then, the broker would find its own ports taken.
+released() {
+  local port until=$((SECONDS + 20))
+  # shellcheck disable=SC1091
+  . "$dir/instance"
+  for port in $PORT $TLS_PORT $MGMT_PORT $DIST_PORT; do
+    while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+      ((SECONDS < until)) || { echo "control.sh: port $port is still open" >&2; return 1; }
+      sleep 0.05
+    done
+  done
+}
 case $verb in
-  stop | kill) rabbitmq "$verb" "$dir" ;;
-  start) rabbitmq start "$dir" ;;
+  stop | kill) rabbitmq "$verb" "$dir" && released ;;
+  start | destroy) rabbitmq "$verb" "$dir" ;;
   block) rabbitmq ctl "$dir" --quiet set_vm_memory_high_watermark 0 ;;
   unblock) rabbitmq ctl "$dir" --quiet set_vm_memory_high_watermark 0.4 ;;
   close-connections) rabbitmq ctl "$dir" --quiet close_all_connections "the live suite closes all connections" ;;

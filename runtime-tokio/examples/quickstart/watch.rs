@@ -61,7 +61,9 @@ impl Watch {
         let report = Arc::new(report);
         let thread = {
             let (client, tally, over) = (client.clone(), Arc::clone(tally), Arc::clone(&over));
-            let (bar, report, messages) = (bar.clone(), Arc::clone(&report), wanted.messages);
+            let (bar, report) = (bar.clone(), Arc::clone(&report));
+            // The one that is thrown away on purpose is not waited for.
+            let arriving = wanted.messages - u64::from(wanted.sabotage);
             thread::spawn(move || {
                 let mut last = (0, 0);
                 let mut since = Instant::now();
@@ -74,10 +76,14 @@ impl Watch {
                         (last, since) = (now, Instant::now());
                     }
                     let idle = since.elapsed();
-                    let complete = tally.unique.load(Relaxed) == messages;
-                    let patience = Duration::from_millis(if complete { 300 } else { 5_000 });
+                    let complete = tally.unique.load(Relaxed) >= arriving;
+                    let patience = Duration::from_millis(if complete { 300 } else { 30_000 });
                     if tally.all_confirmed.load(Relaxed) && client.is_connected() && idle > patience
                     {
+                        if !complete {
+                            let (explain, stats) = (client.explain(), client.stats());
+                            eprintln!("quickstart: nothing more comes:\n{explain}{stats:?}");
+                        }
                         consumer.stop();
                     }
                     if idle > Duration::from_secs(120) {

@@ -93,8 +93,8 @@ impl Guard {
         let mut child = Command::new("bash")
             .args([
                 "-c",
-                "read -r _; exec bash \"$0\" destroy \"$1\"",
-                &script("rabbitmq.sh"),
+                "read -r _; exec bash \"$0\" \"$1\" destroy",
+                &script("control.sh"),
                 directory,
             ])
             .stdin(Stdio::piped())
@@ -123,7 +123,7 @@ impl Broker {
         let directory = unique_directory()?;
         let guard = Guard::new(&directory)?;
         let output = Command::new("bash")
-            .args([&script("rabbitmq.sh"), "start", &directory])
+            .args([&script("control.sh"), &directory, "start"])
             .stdin(Stdio::null())
             .output()
             .map_err(|error| format!("cannot run bash: {error}"))?;

@@ -12,7 +12,7 @@ pub async fn f19_quickstart_loses_nothing_when_the_broker_is_killed_twice<R: Rt>
     let ended = quickstart.end();
     let accounts = ended.accounts();
     for full in ["accepted", "confirmed", "received_unique"] {
-        assert_eq!(accounts[full], 100_000, "{full}: {}", ended.last_line);
+        assert_eq!(accounts[full], 100_000, "{full}: {}\n{}", ended.last_line, ended.said);
     }
     assert_eq!(accounts["lost"], 0, "{}", ended.last_line);
     assert!(accounts["resent"] > 0, "{}", ended.last_line);
