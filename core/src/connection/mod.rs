@@ -94,6 +94,8 @@ pub(crate) struct Connection {
     pub(crate) attempts: u32,
     /// Whether it has stood since it is wanted.
     pub(crate) was_open: bool,
+    /// Transports in a row that ended during authentication without a word.
+    pub(crate) bare_closes: u8,
     /// Whether this transport was in use.
     pub(crate) standing: bool,
     /// Why it was lost last.
@@ -125,6 +127,7 @@ impl Connection {
             backoff: Backoff::default(),
             attempts: 0,
             was_open: false,
+            bare_closes: 0,
             standing: false,
             loss: None,
             last_received: Time::ZERO,

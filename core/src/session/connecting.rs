@@ -90,15 +90,24 @@ impl Session {
     pub fn handle_disconnected(&mut self, connection: ConnectionId, loss: Loss, now: Time) {
         self.advance(now);
         let c = connection.0 as usize;
-        let Some(connection) = self.connections.get(c) else { return };
+        let Some(connection) = self.connections.get_mut(c) else { return };
         let loss = match (&connection.phase, loss) {
             (Phase::Idle | Phase::Waiting, _) => return,
             // The close said why already.
             (Phase::Closing(then) | Phase::Draining(then), _) => then.clone(),
-            (Phase::AwaitTune, Loss::Eof | Loss::Io { .. }) => Loss::AccessRefused {
-                user: self.config.credentials.user.clone(),
-                text: "the broker closed the connection during authentication".into(),
-            },
+            (Phase::AwaitTune, loss @ (Loss::Eof | Loss::Io { .. })) => {
+                connection.bare_closes = connection.bare_closes.saturating_add(1);
+                // Credentials that were good once: a broker that is starting hangs up here, too.
+                // Twice in a row it counts as what it means otherwise (s3).
+                if connection.was_open && connection.bare_closes < 2 {
+                    loss
+                } else {
+                    Loss::AccessRefused {
+                        user: self.config.credentials.user.clone(),
+                        text: "the broker closed the connection during authentication".into(),
+                    }
+                }
+            }
             (_, loss) => loss,
         };
         self.lost(c, loss);
@@ -293,6 +302,7 @@ impl Session {
         let Some(connection) = self.connections.get_mut(c) else { return };
         connection.phase = Phase::Open;
         connection.standing = true;
+        connection.bare_closes = 0;
         connection.attempts = 0;
         if std::mem::replace(&mut connection.was_open, true) {
             self.closed_stats.reconnects += 1;
