@@ -1,4 +1,4 @@
-//! Numbers that name the parts of a session. Never reused within one session.
+//! Numbers that name the parts of a session. One is used again only after its place was reused 4,096 times.
 
 use std::fmt;
 
