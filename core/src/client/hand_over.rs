@@ -145,7 +145,12 @@ impl HandOver {
 
     /// Admits, refuses or queues up a message that [`HandOver::admit`] did not admit.
     #[cold]
-    pub(crate) fn admit_slowly(&self, bytes: u64, attempt: Attempt<'_>) -> Admission {
+    pub(crate) fn admit_slowly(
+        &self,
+        bytes: u64,
+        attempt: Attempt<'_>,
+        state: impl FnOnce() -> Arc<State>,
+    ) -> Admission {
         let mut wakers = Vec::new();
         let mut slow = lock(&self.slow);
         let waker = match attempt {
@@ -158,8 +163,11 @@ impl HandOver {
         };
         let refusal = if slow.line.closed {
             Refusal::Closed
-        } else if let Some(state) = &slow.line.offline {
-            Refusal::Offline(state.clone())
+        } else if let Some(state) = slow.line.offline.then(state)
+            // Once it is connected again, the producer is about to be told.
+            && !state.is_connected()
+        {
+            Refusal::Offline(state)
         } else {
             if !slow.line.is_occupied()
                 && let Some(sequence) =
@@ -296,9 +304,9 @@ impl HandOver {
         let may_evict = flow.may_evict && self.policy == BufferPolicy::DropOldest;
         self.may_evict.store(may_evict, Ordering::Relaxed);
         if self.refuse_offline {
-            slow.line.offline = flow.offline.then(state);
-            if let Some(state) = slow.line.offline.clone() {
-                slow.line.refuse_all(&Refusal::Offline(state), &mut wakers);
+            slow.line.offline = flow.offline;
+            if flow.offline {
+                slow.line.refuse_all(&Refusal::Offline(state()), &mut wakers);
             }
         }
         self.grant(&mut slow.line, &mut wakers);

@@ -112,7 +112,8 @@ impl ProducerShared {
 
     /// Admits a message that was checked, or says why not.
     pub(super) fn admit_slowly(&self, message: &Message, attempt: Attempt<'_>) -> Admission {
-        let admission = self.hand_over.admit_slowly(message.body().len() as u64, attempt);
+        let state = || self.link.state();
+        let admission = self.hand_over.admit_slowly(message.body().len() as u64, attempt, state);
         if let Admission::Waiting { tell: true, .. } = admission {
             self.link.notify(self.id);
         }
