@@ -1,3 +1,5 @@
 //! Simulator, oracle and suites.
 
+pub mod live;
+pub mod runtimes;
 pub mod sim;

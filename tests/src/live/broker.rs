@@ -1,5 +1,6 @@
-//! The broker under test: a private RabbitMQ that this suite starts and ends, or one that is
-//! already running (`AMQP_TEST_URL`), and whatever can control it.
+//! The broker under test: a private RabbitMQ that is started and ended here, or one that is
+//! already running (`AMQP_TEST_URL`), and whatever can control it (`AMQP_TEST_CTL`, a command that
+//! takes the verbs of `tests/broker-control/control.sh`).
 
 use std::{
     env,
@@ -12,16 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::witness::Witness;
+use super::witness::Witness;
 
 const INSTALL: &str = "\
-the live suite needs a RabbitMQ of its own, and there is no rabbitmq-server here. Install it:
+this needs a RabbitMQ of its own, and there is no rabbitmq-server here. Install it:
 
     apt-get update && apt-get install -y --no-install-recommends rabbitmq-server
 
-(tests/run does that, without starting a service), or point the suite at a broker that is running:
+(tests/run does that, without starting a service), or point to a broker that is running:
 
-    AMQP_TEST_URL=amqp://guest:guest@127.0.0.1:5672/%2f cargo test -p lavinmq-tests --test live";
+    AMQP_TEST_URL=amqp://guest:guest@127.0.0.1:5672/%2f";
 
 /// Which broker it is, as far as the suite must know ("Brokers differ" in semantics.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +147,19 @@ impl Broker {
         })
     }
 
+    /// What the environment asks for: the one at `AMQP_TEST_URL`, or a new one of our own.
+    pub fn from_env() -> Result<Self, String> {
+        match external() {
+            None => Self::start_own(),
+            Some((url, control)) => Self::running(url, control),
+        }
+    }
+
+    /// Whether it can be stopped, blocked and asked.
+    pub const fn has_control(&self) -> bool {
+        self.control.0.is_some()
+    }
+
     /// The broker at `url`, which somebody else started.
     fn running(url: String, control: Option<String>) -> Result<Self, String> {
         let parsed = url::Url::parse(&url).map_err(|error| format!("AMQP_TEST_URL: {error}"))?;
@@ -226,6 +240,12 @@ fn unique_directory() -> Result<String, String> {
     if path.is_empty() { Err("mktemp -d failed".to_owned()) } else { Ok(path) }
 }
 
+/// `AMQP_TEST_URL` and `AMQP_TEST_CTL`, if they are set.
+fn external() -> Option<(String, Option<String>)> {
+    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    Some((variable("AMQP_TEST_URL")?, variable("AMQP_TEST_CTL")))
+}
+
 /// The brokers of one run: at most so many at a time, started when they are first needed.
 pub struct Pool {
     external: Option<(String, Option<String>)>,
@@ -245,10 +265,7 @@ impl Pool {
     /// What the environment asks for: the one broker at `AMQP_TEST_URL`, or two of our own, so that
     /// two tests run side by side, each with a broker to itself.
     pub fn from_env() -> Self {
-        let external = env::var("AMQP_TEST_URL")
-            .ok()
-            .filter(|url| !url.is_empty())
-            .map(|url| (url, env::var("AMQP_TEST_CTL").ok().filter(|ctl| !ctl.is_empty())));
+        let external = external();
         let room = if external.is_some() { 1 } else { 2 };
         let idle = Mutex::new(Idle { brokers: Vec::new(), room, broken: None });
         Self { external, idle, returned: Condvar::new() }
