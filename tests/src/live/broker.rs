@@ -6,7 +6,7 @@ use std::{
     env,
     fmt::Write as _,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Condvar, Mutex},
@@ -195,6 +195,22 @@ impl Broker {
     pub fn unacked(&self, queue: &str) -> Option<u64> {
         self.control.run(&["unacked", queue]).ok()?.trim().parse().ok()
     }
+
+    /// How many connections of this name the broker has, and how many channels they have together,
+    /// where it can be asked.
+    pub fn connections(&self, name: &str) -> Option<(u64, u64)> {
+        let answer = self.control.run(&["connections", name]).ok()?;
+        let (connections, channels) = answer.trim().split_once(' ')?;
+        Some((connections.parse().ok()?, channels.parse().ok()?))
+    }
+
+    /// The host and port that it listens at.
+    pub fn address(&self) -> SocketAddr {
+        let url = url::Url::parse(&self.url).unwrap();
+        let host = url.host_str().unwrap_or("localhost").trim_matches(['[', ']']).to_owned();
+        let mut addresses = (host, url.port().unwrap_or(5672)).to_socket_addrs().unwrap();
+        addresses.next().expect("the broker's host has an address")
+    }
 }
 
 /// The command that takes the verbs of `AMQP_TEST_CTL`, if there is one.
@@ -222,7 +238,12 @@ impl Control {
 
     /// See [`Broker::control`].
     pub fn change(&self, verb: &str) {
-        self.run(&[verb]).unwrap_or_else(|error| panic!("{error}"));
+        self.try_change(verb).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// The same, for whom a failure is not the end.
+    pub fn try_change(&self, verb: &str) -> Result<(), String> {
+        self.run(&[verb]).map(drop)
     }
 }
 
