@@ -55,7 +55,8 @@ case $verb in
   depth) column messages "$1" ;;
   unacked) column messages_unacknowledged "$1" ;;
   connections)
-    rabbitmq ctl "$dir" list_connections --quiet --no-table-headers user_provided_name channels |
-      awk -F '\t' -v name="$1" '$1 == name { count++; channels += $2 } END { print count + 0, channels + 0 }' ;;
+    rabbitmq ctl "$dir" list_connections --quiet --no-table-headers channels client_properties |
+      awk -F '\t' -v name="\"connection_name\",\"$1\"" \
+        'index($2, name) { count++; channels += $1 } END { print count + 0, channels + 0 }' ;;
   *) echo "control.sh: unknown verb $verb" >&2; exit 2 ;;
 esac

@@ -102,7 +102,7 @@ fn report(arguments: &Arguments, seed: u64, whole: &Outcome) -> ExitCode {
     let Outcome { sums, received, drained, lost, resent, forgotten, reconnects, .. } = whole;
     println!(
         "chaos minutes={} seed={seed} faults={} accepted={} confirmed={} dropped={} received={received} \
-         drained={drained} lost={lost} duplicates={resent} unheard_forgotten={forgotten} \
+         drained={drained} lost={lost} duplicates={resent} forgotten={forgotten} \
          reconnects={reconnects} violations={}",
         arguments.minutes,
         whole.faults.values().sum::<u64>(),

@@ -13,9 +13,9 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 use lavinmq_core::{
-    BufferPolicy, Client, Confirm, Consumer, FireAndForget, Manual, Message, NoAck, Producer,
-    ProducerBuilder, ProducerStats, PublishError, Receipt, Received, Settled, WhenOffline,
-    error::OpenError, types::AMQPValue,
+    BufferPolicy, Client, Confirm, Consumer, Delivery, FireAndForget, Manual, Message, NoAck,
+    Producer, ProducerBuilder, ProducerStats, PublishError, Receipt, Received, Settled,
+    WhenOffline, error::OpenError, types::AMQPValue,
 };
 
 use super::ledger::{Heard, Ledger, Mode, Violations, body, parse};
@@ -328,6 +328,8 @@ pub struct LoadControl {
     pub over: AtomicBool,
     /// Consumers ack whatever comes.
     pub draining: AtomicBool,
+    /// What the manual consumer holds, to ack it together with later ones.
+    pub held: Mutex<Vec<Delivery>>,
     pub received: AtomicU64,
     pub violations: Arc<Violations>,
     pub ledgers: Vec<Arc<Ledger>>,
@@ -441,9 +443,9 @@ async fn manual(
     order: &Order,
     mut random: Random,
 ) {
-    let mut held = Vec::new();
     while let Some(delivery) = consumer.next().await {
         control.saw(order, &delivery);
+        let mut held = control.held.lock().unwrap();
         if control.draining.load(Relaxed) {
             held.clear();
             delivery.ack();
@@ -509,13 +511,13 @@ async fn batches(
         batch.iter().for_each(|delivery| control.saw(order, delivery));
         match random.below(20) {
             0 if !control.draining.load(Relaxed) => {
-                batch.pop().map(lavinmq_core::Delivery::requeue_through);
+                batch.pop().map(Delivery::requeue_through);
             }
             1..4 => batch.into_iter().rev().for_each(|delivery| {
                 delivery.ack();
             }),
             _ => {
-                batch.pop().map(lavinmq_core::Delivery::ack_through);
+                batch.pop().map(Delivery::ack_through);
             }
         }
     }
