@@ -7,7 +7,7 @@ use std::{
 
 use clap::Parser;
 use lavinmq_tests::{
-    chaos::{Outcome, Plan, faults::Kind, run},
+    chaos::{Outcome, Plan, faults::Kind, load::Sabotage, run},
     live::broker::Broker,
     runtimes::{Smol, Tokio},
 };
@@ -39,6 +39,9 @@ struct Arguments {
     /// (12 of a MiB), and the allocator keeps, and a few MiB for what consumers and connections buffer.
     #[arg(long, default_value_t = 20 * 1024)]
     memory: u64,
+    /// Spoil one message's account, which must show.
+    #[arg(long, value_parser = ["skip-one", "miss-one", "count-twice"])]
+    sabotage: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -71,6 +74,11 @@ fn main() -> ExitCode {
         rate: arguments.rate,
         only: arguments.only.clone(),
         memory: arguments.memory,
+        sabotage: arguments.sabotage.as_deref().map(|name| match name {
+            "skip-one" => Sabotage::SkipOne,
+            "miss-one" => Sabotage::MissOne,
+            _ => Sabotage::CountTwice,
+        }),
     };
     let mut whole = Outcome::default();
     for run in runs {

@@ -1,21 +1,19 @@
-//! The load: producers of both modes and all policies, and consumers of every kind.
+//! The load: producers of both modes and all policies; what they share with the consumers.
 
 use std::{
     collections::{HashMap, VecDeque},
-    future::poll_fn,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::Poll,
     time::Duration,
 };
 
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::FutureExt as _;
 use lavinmq_core::{
-    BufferPolicy, Client, Confirm, Consumer, Delivery, FireAndForget, Manual, Message, NoAck,
-    Producer, ProducerBuilder, ProducerStats, PublishError, Receipt, Received, Settled,
-    WhenOffline, error::OpenError, types::AMQPValue,
+    BufferPolicy, Client, Confirm, Delivery, FireAndForget, Message, Producer, ProducerBuilder,
+    ProducerStats, PublishError, Receipt, Received, Settled, WhenOffline, error::OpenError,
+    types::AMQPValue,
 };
 
 use super::ledger::{Heard, Ledger, Mode, Violations, body, parse};
@@ -118,8 +116,9 @@ impl Spec {
         &self,
         builder: ProducerBuilder<M>,
         ledger: &Arc<Ledger>,
+        sabotage: Option<Sabotage>,
     ) -> ProducerBuilder<M> {
-        let mut builder = with_hooks(builder, ledger)
+        let mut builder = with_hooks(builder, ledger, sabotage)
             .buffer_policy(self.policy)
             .buffer_size(self.buffer)
             .buffer_bytes(BUFFER_BYTES)
@@ -134,8 +133,9 @@ impl Spec {
         &self,
         client: &Client,
         ledger: &Arc<Ledger>,
+        sabotage: Option<Sabotage>,
     ) -> Result<AnyProducer, OpenError> {
-        let builder = self.build(client.producer(&*ledger.queue), ledger);
+        let builder = self.build(client.producer(&*ledger.queue), ledger, sabotage);
         Ok(match self.mode {
             Mode::FireAndForget => AnyProducer::Forget(builder.open().await?),
             Mode::Confirm => AnyProducer::Confirm(
@@ -151,10 +151,13 @@ pub const BUFFER_BYTES: usize = 1 << 20;
 fn with_hooks<M: lavinmq_core::Mode>(
     builder: ProducerBuilder<M>,
     ledger: &Arc<Ledger>,
+    sabotage: Option<Sabotage>,
 ) -> ProducerBuilder<M> {
+    let deaf = sabotage == Some(Sabotage::MissOne);
     let hook = || {
         let ledger = Arc::clone(ledger);
         move |settled: &Settled| match parse(settled.message.body()) {
+            Some((id, number)) if deaf && Sabotage::MissOne.strikes(id, number) => {}
             Some((id, number)) if id == ledger.id => {
                 ledger.hook(number, Heard::of(settled.verdict.as_ref()));
             }
@@ -303,7 +306,7 @@ pub async fn visits<R: Rt>(
         if control.paused.load(Relaxed) {
             continue;
         }
-        let builder = with_hooks(client.producer(&*ledger.queue).confirm(), ledger);
+        let builder = with_hooks(client.producer(&*ledger.queue).confirm(), ledger, None);
         // While the broker is away, it may not be opened in time.
         let Ok(producer) = builder.open().await else { continue };
         let mut receipts = VecDeque::new();
@@ -333,11 +336,32 @@ pub struct LoadControl {
     pub received: AtomicU64,
     pub violations: Arc<Violations>,
     pub ledgers: Vec<Arc<Ledger>>,
+    pub sabotage: Option<Sabotage>,
+}
+
+/// A defect on purpose, to see that the accounts show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// One message of the first producer is thrown away as it arrives.
+    SkipOne,
+    /// What a hook says of one message of the first producer is not heard.
+    MissOne,
+    /// One copy of the first producer's counts twice.
+    CountTwice,
+}
+
+impl Sabotage {
+    /// The message that it strikes.
+    pub const MESSAGE: u64 = 1000;
+
+    const fn strikes(self, producer: u16, number: u64) -> bool {
+        producer == 0 && number == Self::MESSAGE
+    }
 }
 
 impl LoadControl {
     /// Notes a copy that a consumer received.
-    fn saw(&self, order: &Order, received: &Received) {
+    pub fn saw(&self, order: &Order, received: &Received) {
         self.received.fetch_add(1, Relaxed);
         let attempt = received.properties().ok().and_then(|properties| {
             let headers = properties.headers().as_ref()?;
@@ -359,6 +383,11 @@ impl LoadControl {
             self.violations.add(format!("a body that nobody sent: {start:?}"));
             return;
         };
+        match self.sabotage.filter(|sabotage| sabotage.strikes(ledger.id, number)) {
+            Some(Sabotage::SkipOne) => return,
+            Some(Sabotage::CountTwice) => ledger.saw(number, attempt, redelivered),
+            Some(Sabotage::MissOne) | None => {}
+        }
         if ledger.queue != order.queue {
             self.violations.add(format!("{} {number} in queue {}", ledger.name, order.queue));
         }
@@ -384,141 +413,5 @@ pub struct Order {
 impl Order {
     pub fn of(queue: &str) -> Self {
         Self { queue: queue.to_owned(), last: Mutex::default() }
-    }
-}
-
-/// Consumes in the way that is this queue's, until the consumer ends.
-pub enum AnyConsumer {
-    Manual(Consumer<Manual>),
-    Handler(Consumer<Manual>),
-    Batches(Consumer<Manual>),
-    NoAck(Consumer<NoAck>),
-}
-
-impl AnyConsumer {
-    pub async fn open(client: &Client, target: Target, queue: &str) -> Option<Self> {
-        let builder = client.consumer(queue).requeue_delay(Duration::from_millis(20));
-        Some(match target {
-            Target::Manual => Self::Manual(builder.prefetch(300).open().await.ok()?),
-            Target::Handler => Self::Handler(builder.prefetch(64).open().await.ok()?),
-            Target::Batches => Self::Batches(builder.prefetch(200).open().await.ok()?),
-            Target::NoAck => Self::NoAck(builder.no_ack().open().await.ok()?),
-            Target::Kept => return None,
-        })
-    }
-
-    pub fn handle(&self) -> lavinmq_core::ConsumerHandle {
-        match self {
-            Self::Manual(consumer) | Self::Handler(consumer) | Self::Batches(consumer) => {
-                consumer.handle()
-            }
-            Self::NoAck(consumer) => consumer.handle(),
-        }
-    }
-
-    pub fn consume(
-        self,
-        control: Arc<LoadControl>,
-        order: Arc<Order>,
-        random: Random,
-    ) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            match self {
-                Self::Manual(consumer) => manual(consumer, &control, &order, random).await,
-                Self::Handler(consumer) => handler(consumer, &control, &order, random).await,
-                Self::Batches(consumer) => batches(consumer, &control, &order, random).await,
-                Self::NoAck(mut consumer) => {
-                    while let Some(received) = consumer.next().await {
-                        control.saw(&order, &received);
-                    }
-                }
-            }
-        })
-    }
-}
-
-async fn manual(
-    mut consumer: Consumer<Manual>,
-    control: &LoadControl,
-    order: &Order,
-    mut random: Random,
-) {
-    while let Some(delivery) = consumer.next().await {
-        control.saw(order, &delivery);
-        let mut held = control.held.lock().unwrap();
-        if control.draining.load(Relaxed) {
-            held.clear();
-            delivery.ack();
-            continue;
-        }
-        match random.below(100) {
-            0 => drop(delivery.requeue()),
-            1 => drop(delivery),
-            2..12 => held.push(delivery),
-            _ if held.len() > 20 => {
-                delivery.ack_through();
-                held.clear();
-            }
-            _ => drop(delivery.ack()),
-        }
-    }
-}
-
-async fn handler(
-    mut consumer: Consumer<Manual>,
-    control: &Arc<LoadControl>,
-    order: &Arc<Order>,
-    random: Random,
-) {
-    let random = Arc::new(Mutex::new(random));
-    let (control, order) = (Arc::clone(control), Arc::clone(order));
-    let handle = move |received: Received| {
-        control.saw(&order, &received);
-        let (yields, fails) = {
-            let mut random = random.lock().unwrap();
-            (random.below(4), random.chance(1, 50) && !control.draining.load(Relaxed))
-        };
-        async move {
-            // Handlers end in another order than they began.
-            for _ in 0..yields {
-                yield_now().await;
-            }
-            if fails { Err("it fails now and then") } else { Ok(()) }
-        }
-    };
-    consumer.run(16, handle).await;
-}
-
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-async fn batches(
-    mut consumer: Consumer<Manual>,
-    control: &LoadControl,
-    order: &Order,
-    mut random: Random,
-) {
-    while let Some(mut batch) = consumer.next_batch(50, Duration::from_millis(5)).await {
-        batch.iter().for_each(|delivery| control.saw(order, delivery));
-        match random.below(20) {
-            0 if !control.draining.load(Relaxed) => {
-                batch.pop().map(Delivery::requeue_through);
-            }
-            1..4 => batch.into_iter().rev().for_each(|delivery| {
-                delivery.ack();
-            }),
-            _ => {
-                batch.pop().map(Delivery::ack_through);
-            }
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Soak and chaos: load on a real broker that is killed, restarted, blocked and cut off, and the
 //! accounts afterwards.
 //!
-//! [`run`] is one run on one runtime: [`load`] publishes and consumes, [`faults`] disturbs, and then
+//! [`run`] is one run on one runtime: [`load`] publishes, [`consumers`] consume, [`faults`] disturbs, and then
 //! everything heals and [`verdict`] compares what the client said of each message (the [`ledger`])
 //! with what consumers received and what lapin drains out of the queues.
 
@@ -14,6 +14,7 @@
     missing_debug_implementations
 )]
 
+pub mod consumers;
 pub mod faults;
 pub mod ledger;
 pub mod load;

@@ -14,9 +14,10 @@ use lavinmq_core::{Client, Options, event::State};
 use lavinmq_testing::FaultLink;
 
 use super::{
+    consumers::AnyConsumer,
     faults::{Injector, Kind},
     ledger::{Ledger, Mode, Sums, Violations},
-    load::{AnyConsumer, AnyProducer, LoadControl, Order, Spec, Target, visits},
+    load::{AnyProducer, LoadControl, Order, Sabotage, Spec, Target, visits},
     resources::{Reading, descriptors, settles},
     verdict::{describe, judge},
 };
@@ -41,6 +42,7 @@ pub struct Plan {
     pub only: Vec<Kind>,
     /// The most that this process's memory may grow between the warm-up and the end, in KiB.
     pub memory: u64,
+    pub sabotage: Option<Sabotage>,
 }
 
 /// What came of it.
@@ -248,7 +250,7 @@ async fn open<'a, R: Rt>(broker: &'a Broker, plan: &Plan) -> Stage<'a> {
     ledgers.push(Ledger::new(id, "visits", Mode::Confirm, &kept, began, &violations));
     let mut producers = Vec::new();
     for (spec, ledger) in specs.iter().zip(&ledgers) {
-        producers.push(Arc::new(spec.open(&client, ledger).await.unwrap()));
+        producers.push(Arc::new(spec.open(&client, ledger, plan.sabotage).await.unwrap()));
     }
     let control = Arc::new(LoadControl {
         rate: plan.rate,
@@ -259,6 +261,7 @@ async fn open<'a, R: Rt>(broker: &'a Broker, plan: &Plan) -> Stage<'a> {
         received: AtomicU64::new(0),
         violations: Arc::clone(&violations),
         ledgers,
+        sabotage: plan.sabotage,
     });
     let runtime = R::NAME;
     Stage { broker, began, runtime, name, client, link, specs, producers, control, violations }
