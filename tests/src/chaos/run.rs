@@ -104,6 +104,7 @@ async fn whole<R: Rt>(broker: &Broker, plan: &Plan) -> Outcome {
     for target in Target::ALL {
         witness.declare(&queue_name::<R>(target));
     }
+    broker.sync();
     let stage = open::<R>(broker, plan).await;
     let violations = Arc::clone(&stage.violations);
 
