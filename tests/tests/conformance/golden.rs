@@ -30,7 +30,8 @@ pub fn read(path: &Path) -> Transcripts {
     transcripts
 }
 
-/// Writes them. Clients that saw the same share a section, in the order of `clients`.
+/// Writes them, or removes the file if there are none. Clients that saw the same share a section, in the
+/// order of `clients`.
 pub fn write(path: &Path, clients: &[&str], transcripts: &Transcripts) {
     let mut sections: Vec<(Vec<&str>, &str)> = Vec::new();
     for client in clients {
@@ -40,6 +41,11 @@ pub fn write(path: &Path, clients: &[&str], transcripts: &Transcripts) {
             None => sections.push((vec![client], transcript)),
         }
     }
+    if sections.is_empty() {
+        let _ = fs::remove_file(path);
+        return;
+    }
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
     let text: String = sections
         .iter()
         .map(|(names, transcript)| format!("{MARK}{}\n{transcript}", names.join(", ")))

@@ -7,7 +7,9 @@
 //!     cargo test -p lavinmq-tests --test conformance -- in_process    needs no RabbitMQ
 //!
 //! RabbitMQ is one of the suite's own (Debian's `rabbitmq-server`), or the one at `AMQP_TEST_URL`.
-//! `CONFORMANCE_RECORD=1 … -- rabbitmq` writes the golden files anew.
+//! `CONFORMANCE_RECORD=golden … -- rabbitmq` writes the golden files anew, and
+//! `CONFORMANCE_RECORD=differences … -- in_process` the known differences (differences/); both are then
+//! to be read before they are committed. `CONFORMANCE_TIMES=1` tells how long each script took.
 
 // A test that cannot go on fails: that is what these are for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
@@ -40,14 +42,42 @@ const CLIENTS: [&str; 3] = ["lapin", "amqprs", "pika"];
 struct Suite {
     scripts: Vec<Script>,
     rabbitmq: OnceLock<Result<Broker, String>>,
-    /// What RabbitMQ answered, if it is to be recorded: by script.
-    recorded: Option<Mutex<BTreeMap<String, Transcripts>>>,
+    /// What is to be recorded, if anything: the folder.
+    record: Option<String>,
+    /// By script.
+    recorded: Mutex<BTreeMap<String, Transcripts>>,
 }
 
 impl Suite {
     /// RabbitMQ, started when it is first needed.
     fn rabbitmq(&self) -> Result<&Broker, Failed> {
         self.rabbitmq.get_or_init(Broker::from_env).as_ref().map_err(|why| why.as_str().into())
+    }
+
+    /// Whether these transcripts are recorded, not compared.
+    fn records(&self, folder: &str) -> bool {
+        self.record.as_deref() == Some(folder)
+    }
+
+    fn record(&self, client: &str, script: &Script, transcript: String) {
+        let mut recorded = self.recorded.lock().unwrap();
+        recorded.entry(script.name.clone()).or_default().insert(client.to_owned(), transcript);
+    }
+
+    /// Writes what was recorded. Of differences, only those that are.
+    fn write(&self) {
+        let Some(folder) = &self.record else { return };
+        for script in &self.scripts {
+            let Some(new) = self.recorded.lock().unwrap().remove(&script.name) else { continue };
+            let path = file(folder, script);
+            let mut all = golden::read(&path);
+            all.extend(new);
+            if folder == "differences" {
+                let golden = golden::read(&file("golden", script));
+                all.retain(|client, transcript| golden.get(client) != Some(transcript));
+            }
+            golden::write(&path, &CLIENTS, &all);
+        }
     }
 }
 
@@ -63,7 +93,10 @@ fn vhost(url: &url::Url) -> String {
 
 /// Plays a script with a client, and says what it saw, with names as in the script.
 fn transcript(url: &str, client: &str, script: &Script) -> Result<String, Failed> {
-    let prefix = format!("conformance-{}-{client}-{}-", std::process::id(), script.name);
+    // Of one length everywhere: the server cuts long texts with names in them.
+    let number = script.name.get(..2).unwrap_or_default();
+    let initial = client.get(..1).unwrap_or_default();
+    let prefix = format!("conformance-{:08}{initial}{number}-", std::process::id());
     let scoped = script.scoped(&prefix);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -83,7 +116,8 @@ fn transcript(url: &str, client: &str, script: &Script) -> Result<String, Failed
         .replace(&prefix, "")
         .replace(&format!("in vhost '{}'", vhost(&url)), "in vhost '/'")
         .replace(&format!("was '{}'", url.username()), "was 'guest'");
-    Ok(generated(&generated(&transcript, "amq.gen-"), "amq.ctag-"))
+    let transcript = generated(&generated(&transcript, "amq.gen-"), "amq.ctag-");
+    Ok(generated(&transcript, "time=timestamp:"))
 }
 
 /// The names that the server makes up after `prefix`, all alike.
@@ -125,19 +159,27 @@ fn compare(expected: &str, got: &str, of: &str) -> Result<(), Failed> {
 
 /// RabbitMQ's transcript of a script.
 fn golden_of(client: &str, script: &Script) -> Result<String, Failed> {
-    let missing = "no golden transcript: record it (CONFORMANCE_RECORD=1)";
+    let missing = "no golden transcript: record it (CONFORMANCE_RECORD=golden)";
     golden::read(&file("golden", script)).remove(client).ok_or_else(|| missing.into())
 }
 
 /// The in-process broker gives RabbitMQ's transcript, or exactly the known difference.
-fn in_process(client: &str, script: &Script) -> Result<Completion, Failed> {
+fn in_process(suite: &Suite, client: &str, script: &Script) -> Result<Completion, Failed> {
     let golden = golden_of(client, script)?;
     let known = golden::read(&file("differences", script)).remove(client);
-    if known.as_ref() == Some(&golden) {
+    if known.as_ref() == Some(&golden) && !suite.records("differences") {
         return Err("differences/ has a transcript that is RabbitMQ's: remove it".into());
     }
+    let started = std::time::Instant::now();
     let broker = lavinmq_testing::Broker::builder().personality(Personality::RabbitMq).start()?;
     let got = transcript(&broker.url(), client, script)?;
+    if env::var_os("CONFORMANCE_TIMES").is_some() {
+        eprintln!("{:6.2} s  {client} {}", started.elapsed().as_secs_f64(), script.name);
+    }
+    if suite.records("differences") {
+        suite.record(client, script, got);
+        return Ok(Completion::Completed);
+    }
     match known {
         None => compare(&golden, &got, "not as RabbitMQ")?,
         Some(known) => compare(&known, &got, "not the known difference from RabbitMQ")?,
@@ -152,9 +194,8 @@ fn rabbitmq(suite: &Suite, client: &str, script: &Script) -> Result<Completion, 
         return Ok(Completion::ignored_with("the broker at AMQP_TEST_URL is not RabbitMQ"));
     }
     let got = transcript(&broker.url, client, script)?;
-    if let Some(recorded) = &suite.recorded {
-        let mut recorded = recorded.lock().unwrap();
-        recorded.entry(script.name.clone()).or_default().insert(client.to_owned(), got);
+    if suite.records("golden") {
+        suite.record(client, script, got);
         return Ok(Completion::Completed);
     }
     compare(&golden_of(client, script)?, &got, "RabbitMQ is not as its golden file")?;
@@ -218,7 +259,7 @@ fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
                     if on_rabbitmq {
                         rabbitmq(&suite, client, &script)
                     } else {
-                        in_process(client, &script)
+                        in_process(&suite, client, &script)
                     }
                 }));
             }
@@ -229,10 +270,17 @@ fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    let folders = [Ok("golden".to_owned()), Ok("differences".to_owned()), Ok(String::new())];
+    let record = env::var("CONFORMANCE_RECORD");
+    assert!(
+        record.is_err() || folders.contains(&record),
+        "CONFORMANCE_RECORD is golden or differences"
+    );
     let suite = Arc::new(Suite {
         scripts: Script::all(&here().join("scenarios")),
         rabbitmq: OnceLock::new(),
-        recorded: env::var_os("CONFORMANCE_RECORD").map(|_| Mutex::default()),
+        record: record.ok().filter(|folder| !folder.is_empty()),
+        recorded: Mutex::default(),
     });
     let trials = trials(&suite);
     let wanted =
@@ -246,16 +294,7 @@ fn main() -> ExitCode {
     if let Some(starting) = starting {
         let _ = starting.join();
     }
-    if let Some(recorded) = &suite.recorded {
-        for script in &suite.scripts {
-            if let Some(new) = recorded.lock().unwrap().remove(&script.name) {
-                let path = file("golden", script);
-                let mut all = golden::read(&path);
-                all.extend(new);
-                golden::write(&path, &CLIENTS, &all);
-            }
-        }
-    }
+    suite.write();
     // Ends the broker that this run started.
     drop(suite);
     conclusion.exit_code()

@@ -1,6 +1,10 @@
 //! What the clients in Rust share: how a transcript's lines look.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    time::Duration,
+};
 
 use crate::{
     script::{Step, show_body},
@@ -18,6 +22,8 @@ pub enum Failure {
     Channel(u16, String),
     /// The server closed the connection.
     Connection(u16, String),
+    /// The connection was refused, and the client has its own words for it.
+    Refused(String),
     /// Anything else. No golden file should have one.
     Other(String),
 }
@@ -31,6 +37,7 @@ impl Failure {
         match self {
             Self::Channel(code, text) => format!("channel closed: {code} {text}"),
             Self::Connection(code, text) => format!("connection closed: {code} {text}"),
+            Self::Refused(what) => format!("not connected: {what}"),
             Self::Other(what) => format!("error: {what}"),
         }
     }
@@ -49,11 +56,18 @@ pub trait Player {
 /// The transcript: each step's line, and under it what the client saw.
 pub async fn play(player: &mut impl Player, steps: &[Step]) -> String {
     let mut transcript = String::new();
+    let mut closed = Closed::default();
     for step in steps {
         transcript += &format!("{}\n", step.line);
+        if let Some(what) = closed.concerns(step) {
+            transcript += &format!("    not done: the {what} is closed\n");
+            continue;
+        }
         match tokio::time::timeout(LONG, player.step(step)).await {
             Ok(seen) => {
-                transcript += &format!("    {}\n", seen.unwrap_or_else(|failure| failure.show()));
+                let seen = seen.unwrap_or_else(|failure| failure.show());
+                closed.note(step, &seen);
+                transcript += &format!("    {seen}\n");
             }
             Err(_) => {
                 transcript += &format!("    nothing within {} s\n", LONG.as_secs());
@@ -63,6 +77,43 @@ pub async fn play(player: &mut impl Player, steps: &[Step]) -> String {
     }
     let _ = tokio::time::timeout(LONG, player.end()).await;
     transcript
+}
+
+/// What the server has closed: a client does nothing on it any more, each in its own way.
+#[derive(Default)]
+struct Closed {
+    /// The connection of each channel.
+    on: BTreeMap<String, String>,
+    channels: BTreeSet<String>,
+    connections: BTreeSet<String>,
+}
+
+impl Closed {
+    fn concerns(&mut self, step: &Step) -> Option<&'static str> {
+        let name = step.word(0);
+        if step.verb == "channel" {
+            let on = step.option("on").unwrap_or("main").to_owned();
+            self.on.insert(name.to_owned(), on);
+            self.channels.remove(name);
+        }
+        let on = self.on.get(name).map_or(name, String::as_str);
+        if self.connections.contains(on) {
+            Some("connection")
+        } else {
+            self.channels.contains(name).then_some("channel")
+        }
+    }
+
+    fn note(&mut self, step: &Step, seen: &str) {
+        let name = step.word(0);
+        if seen.starts_with("channel closed: ") {
+            self.channels.insert(name.to_owned());
+        } else if seen.starts_with("connection closed: ")
+            && let Some(on) = self.on.get(name)
+        {
+            self.connections.insert(on.clone());
+        }
+    }
 }
 
 /// A message as the transcript shows it.
@@ -123,10 +174,13 @@ pub fn headers(step: &Step) -> Option<BTreeMap<String, Value>> {
     (!headers.is_empty()).then_some(headers)
 }
 
-/// Arguments of a declare, a bind or a consume: all options that start with `x-`.
+/// Arguments of a declare, a bind or a consume: options that start with `x-`, and with `a.` (left out).
 pub fn arguments(step: &Step) -> BTreeMap<String, Value> {
-    let named = step.options.iter().filter(|(name, _)| name.starts_with("x-"));
-    named.map(|(name, value)| (name.clone(), Value::parse(value))).collect()
+    let named = step.options.iter().filter_map(|(name, value)| {
+        let name = name.strip_prefix("a.").or(name.starts_with("x-").then_some(name))?;
+        Some((name.to_owned(), Value::parse(value)))
+    });
+    named.collect()
 }
 
 /// How a returned message and its confirm are shown.

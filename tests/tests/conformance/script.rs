@@ -19,6 +19,9 @@ const VERBS: &[(&str, usize)] = &[
     ("exchange-bind", 4),
     ("exchange-unbind", 4),
     ("confirm-select", 1),
+    ("tx-select", 1),
+    ("tx-commit", 1),
+    ("tx-rollback", 1),
     ("publish", 4),
     ("confirm", 1),
     ("returned", 1),
@@ -144,8 +147,8 @@ impl Script {
         self.without.iter().find(|(name, _)| name == client).map(|(_, why)| why.as_str())
     }
 
-    /// The same with names that nobody else uses, and without those of the server's and the
-    /// variables (`amq.…`, `?`, `$x`) touched.
+    /// The same with names that nobody else uses. Those of the server's and variables (`amq.…`, `?`,
+    /// `$x`) stay; in an option, `@` stands before a name.
     pub fn scoped(&self, prefix: &str) -> Self {
         let mut scoped = self.clone();
         for step in &mut scoped.steps {
@@ -154,6 +157,9 @@ impl Script {
                 if !word.is_empty() && !word.starts_with(['?', '$']) && !word.starts_with("amq.") {
                     word.insert_str(0, prefix);
                 }
+            }
+            for (_, value) in &mut step.options {
+                *value = value.replace('@', prefix);
             }
         }
         scoped

@@ -190,7 +190,8 @@ impl Amqprs {
         let mut arguments = OpenConnectionArguments::new(host, port, user, password);
         let vhost = crate::vhost(&self.url);
         arguments.virtual_host(step.option("vhost").unwrap_or(&vhost));
-        let connection = Connection::open(&arguments).await.map_err(Failure::other)?;
+        let connection = Connection::open(&arguments).await;
+        let connection = connection.map_err(|error| Failure::Refused(error.to_string()))?;
         let (tell, heard) = mpsc::unbounded_channel();
         connection.register_callback(Callbacks(tell.clone())).await.map_err(Failure::other)?;
         let open = Open { connection, heard, kept: VecDeque::new() };
@@ -364,6 +365,9 @@ impl Amqprs {
                 unbind.arguments(table(&arguments(step)));
                 channel.exchange_unbind(unbind).await?;
             }
+            "tx-select" => channel.tx_select().await?,
+            "tx-commit" => channel.tx_commit().await?,
+            "tx-rollback" => channel.tx_rollback().await?,
             "confirm-select" => {
                 channel.confirm_select(ConfirmSelectArguments::default()).await?;
                 self.lane(step).confirming = true;
@@ -462,8 +466,9 @@ impl Player for Amqprs {
             }
             "disconnect" => {
                 let open = self.connections.remove(step.word(0)).unwrap();
-                self.lanes.retain(|_, lane| lane.on != step.word(0));
                 open.connection.close().await.map_err(Failure::other)?;
+                // Not earlier: a dropped channel closes itself, at the same time.
+                self.lanes.retain(|_, lane| lane.on != step.word(0));
                 Ok("ok".to_owned())
             }
             "deliver" => match self.consumer(step.word(1)).recv().await {
@@ -503,10 +508,10 @@ impl Player for Amqprs {
     }
 
     async fn end(&mut self) {
-        self.lanes.clear();
         for (_, open) in self.connections.drain() {
             let _ = open.connection.close().await;
         }
+        self.lanes.clear();
     }
 }
 

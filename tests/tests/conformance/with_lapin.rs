@@ -70,7 +70,7 @@ impl Lapin {
         let connection = Connection::connect(url.as_str(), ConnectionProperties::default()).await;
         let connection = connection.map_err(|error| match error.kind() {
             ErrorKind::ProtocolError(error) => Failure::Connection(error.get_id(), text(error)),
-            _ => Failure::other(error),
+            _ => Failure::Refused(error.to_string()),
         })?;
         let events = Box::pin(connection.events_listener());
         self.connections.insert(name.to_owned(), Open { connection, events });
@@ -253,6 +253,9 @@ impl Lapin {
                     .exchange_unbind(queue, source, key, options, table(&arguments(step)))
                     .await?;
             }
+            "tx-select" => channel.tx_select().await?,
+            "tx-commit" => channel.tx_commit().await?,
+            "tx-rollback" => channel.tx_rollback().await?,
             "confirm-select" => channel.confirm_select(ConfirmSelectOptions::default()).await?,
             "get" => {
                 let options = BasicGetOptions { no_ack: step.flag("no-ack") };

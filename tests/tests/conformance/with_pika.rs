@@ -70,10 +70,12 @@ impl Pika {
         let directory = installed()?;
         let player = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/pika/player.py");
         let mut child = Command::new("python3")
+            .arg("-I")
+            .arg("-S")
+            .arg("-B")
             .arg(player)
             .arg(directory)
             .arg(url)
-            .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -176,11 +176,14 @@ class Player:
             credentials=pika.PlainCredentials(user, password),
         )
         self.connections[name] = pika.BlockingConnection(parameters)
+        return "connected"
 
     def step(self, verb, words, options):
         if verb == "connect":
-            self.connect(words[0], options)
-            return "connected"
+            try:
+                return self.connect(words[0], options)
+            except exceptions.AMQPConnectionError as error:
+                return "not connected: %s" % error
         if verb == "channel":
             on = options.get("on", "main")
             if on not in self.connections:
@@ -255,6 +258,18 @@ class Player:
     def confirm_select(self, lane, _words, _options):
         lane.channel.confirm_delivery()
         lane.confirming = True
+        return "ok"
+
+    def tx_select(self, lane, _words, _options):
+        lane.channel.tx_select()
+        return "ok"
+
+    def tx_commit(self, lane, _words, _options):
+        lane.channel.tx_commit()
+        return "ok"
+
+    def tx_rollback(self, lane, _words, _options):
+        lane.channel.tx_rollback()
         return "ok"
 
     def publish(self, lane, words, options):
@@ -392,7 +407,11 @@ def sent(send):
 
 
 def arguments(options):
-    return {name: parse(value) for name, value in options.items() if name.startswith("x-")}
+    return {
+        name[2:] if name.startswith("a.") else name: parse(value)
+        for name, value in options.items()
+        if name.startswith(("a.", "x-"))
+    }
 
 
 def main():
