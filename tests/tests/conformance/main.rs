@@ -203,8 +203,8 @@ fn rabbitmq(suite: &Suite, client: &str, script: &Script) -> Result<Completion, 
 }
 
 /// Nothing is compared less than it seems: at least thirty scripts for each client, every file of
-/// transcripts belongs to a script, every known difference is explained, and no transcript hides that
-/// a client failed.
+/// transcripts belongs to a script, every known difference and every script that a client cannot play is
+/// explained, and no transcript hides that a client failed.
 fn is_whole(suite: &Suite) -> Result<(), Failed> {
     let mut wrong = Vec::new();
     for client in CLIENTS {
@@ -214,6 +214,11 @@ fn is_whole(suite: &Suite) -> Result<(), Failed> {
         }
     }
     let readme = std::fs::read_to_string(here().join("README.md"))?;
+    for (script, client, why) in suite.scripts.iter().flat_map(Script::without) {
+        if !readme.contains(&format!("| {script} | {client} | {why} |")) {
+            wrong.push(format!("README.md does not say that {script} is not for {client}: {why}"));
+        }
+    }
     for folder in ["golden", "differences"] {
         let Ok(entries) = std::fs::read_dir(here().join(folder)) else { continue };
         for path in entries.map(|entry| entry.unwrap().path()) {

@@ -142,6 +142,11 @@ impl Script {
         Self { name, steps, without }
     }
 
+    /// Its name, and the clients that cannot play it, and why.
+    pub fn without(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.without.iter().map(|(client, why)| (&*self.name, &**client, &**why))
+    }
+
     /// Why a client cannot play this, if it cannot.
     pub fn lacking(&self, client: &str) -> Option<&str> {
         self.without.iter().find(|(name, _)| name == client).map(|(_, why)| why.as_str())

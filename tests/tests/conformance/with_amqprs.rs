@@ -163,7 +163,8 @@ pub struct Amqprs {
     url: url::Url,
     connections: HashMap<String, Open>,
     lanes: HashMap<String, Lane>,
-    consumers: HashMap<String, mpsc::UnboundedReceiver<ConsumerMessage>>,
+    /// By channel and tag.
+    consumers: HashMap<(String, String), mpsc::UnboundedReceiver<ConsumerMessage>>,
     /// Names that the server chose.
     names: HashMap<String, String>,
     /// Where the callbacks of each connection speak to.
@@ -288,13 +289,13 @@ impl Amqprs {
         if let Some(variable) = step.option("as") {
             self.names.insert(variable.to_owned(), tag.clone());
         }
-        self.consumers.insert(tag.clone(), deliveries);
+        self.consumers.insert((step.word(0).to_owned(), tag.clone()), deliveries);
         Ok(format!("consumer {tag}"))
     }
 
-    fn consumer(&mut self, word: &str) -> &mut mpsc::UnboundedReceiver<ConsumerMessage> {
-        let tag = self.name(word);
-        self.consumers.get_mut(&tag).unwrap_or_else(|| panic!("no consumer {tag}"))
+    fn consumer(&mut self, step: &Step) -> &mut mpsc::UnboundedReceiver<ConsumerMessage> {
+        let key = (step.word(0).to_owned(), self.name(step.word(1)).to_string());
+        self.consumers.get_mut(&key).unwrap_or_else(|| panic!("no consumer: {}", step.line))
     }
 
     async fn method(&mut self, step: &Step) -> Result<String, amqprs::error::Error> {
@@ -471,11 +472,11 @@ impl Player for Amqprs {
                 self.lanes.retain(|_, lane| lane.on != step.word(0));
                 Ok("ok".to_owned())
             }
-            "deliver" => match self.consumer(step.word(1)).recv().await {
+            "deliver" => match self.consumer(step).recv().await {
                 Some(message) => Ok(show(&message)),
                 None => Ok("the consumer ended".to_owned()),
             },
-            "idle" => match self.consumer(step.word(1)).try_recv() {
+            "idle" => match self.consumer(step).try_recv() {
                 Ok(message) => Ok(show(&message)),
                 Err(mpsc::error::TryRecvError::Empty) => Ok("nothing".to_owned()),
                 Err(_) => Ok("the consumer ended".to_owned()),

@@ -40,7 +40,8 @@ pub struct Lapin {
     url: url::Url,
     connections: HashMap<String, Open>,
     lanes: HashMap<String, Lane>,
-    consumers: HashMap<String, Consumer>,
+    /// By channel and tag.
+    consumers: HashMap<(String, String), Consumer>,
     /// Names that the server chose.
     names: HashMap<String, String>,
 }
@@ -174,13 +175,15 @@ impl Lapin {
         if let Some(variable) = step.option("as") {
             self.names.insert(variable.to_owned(), tag.to_string());
         }
-        self.consumers.insert(tag.to_string(), consumer);
+        let key = (step.word(0).to_owned(), tag.to_string());
+        // Dropped, it would cancel itself.
+        self.consumers.insert(key, consumer);
         Ok(format!("consumer {tag}"))
     }
 
-    fn consumer(&mut self, word: &str) -> &mut Consumer {
-        let tag = self.name(word).to_string();
-        self.consumers.get_mut(&tag).unwrap_or_else(|| panic!("no consumer {tag}"))
+    fn consumer(&mut self, step: &Step) -> &mut Consumer {
+        let key = (step.word(0).to_owned(), self.name(step.word(1)).to_string());
+        self.consumers.get_mut(&key).unwrap_or_else(|| panic!("no consumer: {}", step.line))
     }
 
     async fn method(&mut self, step: &Step) -> lapin::Result<String> {
@@ -341,17 +344,17 @@ impl Player for Lapin {
                 open.connection.close(200, "done".into()).await.map_err(Failure::other)?;
                 Ok("ok".to_owned())
             }
-            "deliver" => match self.consumer(step.word(1)).next().await {
+            "deliver" => match self.consumer(step).next().await {
                 Some(Ok(delivery)) => Ok(show(&delivery)),
                 Some(Err(error)) => Err(Failure::other(error)),
                 None => Ok("the consumer ended".to_owned()),
             },
-            "idle" => match self.consumer(step.word(1)).next().now_or_never() {
+            "idle" => match self.consumer(step).next().now_or_never() {
                 None => Ok("nothing".to_owned()),
                 Some(Some(Ok(delivery))) => Ok(show(&delivery)),
                 Some(_) => Ok("the consumer ended".to_owned()),
             },
-            "cancelled" => match self.consumer(step.word(1)).next().await {
+            "cancelled" => match self.consumer(step).next().await {
                 None => Ok("cancelled by the server".to_owned()),
                 Some(other) => Ok(format!("not cancelled: {other:?}")),
             },
