@@ -3,13 +3,18 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use super::{
-    consumer_queue::ConsumerShared, events::EventHub, hooks::Hooks, link::DriverLink,
-    options::Options, producers::Producers, sync::lock,
+    consumer_queue::ConsumerShared,
+    events::EventHub,
+    hooks::Hooks,
+    link::DriverLink,
+    options::Options,
+    producers::Producers,
+    sync::{Mutex, lock},
 };
 use crate::{
     config::{BufferPolicy, Config},

@@ -3,10 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -15,7 +12,7 @@ use super::{
     delivery::{Parcel, Settle},
     link::DriverLink,
     settles::SettleLog,
-    sync::lock,
+    sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
 };
 use crate::{
     config::ConsumerConfig,

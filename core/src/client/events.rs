@@ -4,16 +4,16 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use futures::{Stream, StreamExt, stream::FusedStream};
 
-use crate::{client::sync::lock, event::Event};
+use crate::{
+    client::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
+    event::Event,
+};
 
 /// How many events wait for one reader.
 const CAPACITY: usize = 1024;

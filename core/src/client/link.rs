@@ -1,20 +1,14 @@
 //! What all handles of one client share with its driver: the way to wake it, and to ask it things.
 #![expect(clippy::disallowed_types, reason = "handles and driver share state between threads")]
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
-    },
-    task::Context,
-    time::Duration,
+use std::{fmt, sync::Arc, task::Context, time::Duration};
+
+use futures::channel::oneshot;
+
+use super::sync::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, AtomicWaker, Mutex, Ordering, SegQueue, fence,
+    lock,
 };
-
-use crossbeam_queue::SegQueue;
-use futures::{channel::oneshot, task::AtomicWaker};
-
-use super::sync::lock;
 use crate::{
     client::{
         hooks::Hooks,

@@ -1,12 +1,16 @@
 //! Declaring queues, and naming them.
 #![expect(clippy::disallowed_types, reason = "a queue's name follows a rename by the driver")]
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 use futures::channel::oneshot;
 
-use super::{link::Control, link::Hold, sync::lock};
+use super::{
+    link::Control,
+    link::Hold,
+    sync::{Mutex, lock},
+};
 use crate::{
     config::QueueConfig,
     error::{DeclareError, NameTooLong},

@@ -1,15 +1,12 @@
 //! What an application settled, in runs, until the driver takes it.
 #![expect(clippy::disallowed_types, reason = "deliveries and the driver share it")]
 
-use std::{
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll, Waker},
-};
+use std::task::{Context, Poll, Waker};
 
-use super::{delivery::Settle, sync::lock};
+use super::{
+    delivery::Settle,
+    sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock},
+};
 use crate::{
     consume::{SettleRun, Settlement},
     publish::SettledSet,

@@ -5,6 +5,8 @@
 mod admission;
 mod evicting;
 mod law;
+#[cfg(loom)]
+mod loom_models;
 mod receipts;
 mod threads;
 
