@@ -8,7 +8,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use futures::{Stream, StreamExt, stream::FusedStream};
+use futures::{
+    Stream, StreamExt,
+    stream::{FusedStream, Next},
+};
 
 use crate::{
     client::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
@@ -70,8 +73,8 @@ impl Events {
     /// # Cancel safety
     ///
     /// Dropping the future loses no event.
-    pub async fn next(&mut self) -> Option<Event> {
-        StreamExt::next(self).await
+    pub fn next(&mut self) -> Next<'_, Self> {
+        StreamExt::next(self)
     }
 }
 

@@ -69,6 +69,8 @@ pub(crate) enum Control {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Arc<QueueState>, DeclareError>>,
     },
+    /// Somebody no longer waits for an answer: forget what nobody waits for.
+    Forget,
     /// Close the client: drain, then close the connections.
     Shutdown {
         /// After this long, what is left is given up.
@@ -84,6 +86,7 @@ impl fmt::Debug for Control {
             Self::OpenConsumer { .. } => "OpenConsumer",
             Self::CloseConsumer { .. } => "CloseConsumer",
             Self::Declare { .. } => "Declare",
+            Self::Forget => "Forget",
             Self::Shutdown { .. } => "Shutdown",
         })
     }
@@ -153,7 +156,14 @@ impl DriverLink {
     #[inline]
     pub(crate) fn wake(&self) {
         fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+        // Whoever comes second writes nothing: loom would take a swap's second `false` for one that
+        // may come after the driver's next `true`.
+        if self.asleep.load(Ordering::Relaxed)
+            && self
+                .asleep
+                .compare_exchange(true, false, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        {
             #[cfg(feature = "sabotage")]
             if crate::sabotage::loses_wake_up() {
                 return;

@@ -3,10 +3,8 @@
 
 use std::sync::Arc;
 
-use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
-use futures::channel::oneshot;
-
 use super::{
+    answer::Answer,
     link::Control,
     link::Hold,
     sync::{Mutex, lock},
@@ -16,6 +14,7 @@ use crate::{
     error::{DeclareError, NameTooLong},
     session::DeclaredQueue,
 };
+use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 
 /// What is known of a declared queue.
 #[derive(Debug)]
@@ -172,11 +171,11 @@ impl QueueBuilder {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels nothing that was sent: the queue may be declared nevertheless.
+    /// Dropping the future withdraws the declaration if it was not sent yet. If it was, the queue may
+    /// be declared (and declared again after every reconnect) nevertheless.
     pub async fn declare(self) -> Result<Queue, DeclareError> {
         let config = Box::new(self.config?);
-        let (reply, answer) = oneshot::channel();
-        self.hold.link().request(Control::Declare { config, reply });
+        let answer = Answer::ask(self.hold.link(), |reply| Control::Declare { config, reply });
         answer.await.unwrap_or(Err(DeclareError::Closed)).map(Queue)
     }
 }

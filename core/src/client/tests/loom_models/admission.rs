@@ -50,23 +50,23 @@ fn closed_while_two_publish(policy: BufferPolicy) {
 fn ticket(shared: &ProducerShared) -> (u64, Arc<Bell>) {
     let bell = Arc::new(Bell::default());
     let waker = Waker::from(bell.clone());
-    match shared.hand_over().admit_slowly(1, Attempt::Await(&waker)) {
+    match shared.hand_over().admit_slowly(1, Attempt::Await(&waker), || unreachable!()) {
         Admission::Waiting { ticket, .. } => (ticket, bell),
         admission => panic!("{admission:?}"),
     }
 }
 
 models! {
-    fn a_message_accepted_as_admission_ends_is_taken_or_given_back() {
+    fn a_message_accepted_as_admission_ends_is_taken_or_given_back(3) {
         closed_while_two_publish(BufferPolicy::Block);
     }
 
-    fn an_evicting_message_accepted_as_admission_ends_is_taken_or_given_back() {
+    fn an_evicting_message_accepted_as_admission_ends_is_taken_or_given_back(3) {
         closed_while_two_publish(BufferPolicy::DropOldest);
     }
 
     /// Somebody in line is told; nobody is left there.
-    fn whoever_waits_as_admission_ends_is_told() {
+    fn whoever_waits_as_admission_ends_is_told(3) {
         let fake = Fake::new(config::<FireAndForget>(BufferPolicy::Block, 1));
         let producer = fake.producer::<FireAndForget>();
         producer.try_publish("fills it").unwrap();
@@ -90,7 +90,7 @@ models! {
 
     /// The publisher evicts from the hand-over while the driver takes from it: each message is taken
     /// once, as sent or as evicted, and the account comes out even.
-    fn an_eviction_and_the_drivers_take_share_out_the_messages() {
+    fn an_eviction_and_the_drivers_take_share_out_the_messages(3) {
         let mut fake = Fake::new(config::<FireAndForget>(BufferPolicy::DropOldest, 1));
         fake.flow = Flow { may_evict: true, offline: false };
         fake.tell();
@@ -120,7 +120,7 @@ models! {
 
     /// Capacity for two, one free: of two claims at the same time one gets it, or both once something
     /// has left; numbers are drawn once.
-    fn claims_never_exceed_what_is_free() {
+    fn claims_never_exceed_what_is_free(3) {
         let account = Arc::new(Account::default());
         let fits = |queued: Amount| queued.messages < 2 && queued.bytes + 5 <= 10;
         assert_eq!(account.claim(5, |now| fits(now.queued)), Some(1));
@@ -141,7 +141,7 @@ models! {
     }
 
     /// A full buffer, one that waits in line, one that tries its luck, and room for one comes.
-    fn room_goes_to_one_and_to_whoever_waited_first() {
+    fn room_goes_to_one_and_to_whoever_waited_first(3) {
         let mut fake = Fake::new(config::<FireAndForget>(BufferPolicy::Block, 1));
         let producer = fake.producer::<FireAndForget>();
         producer.try_publish("fills it").unwrap();
@@ -161,7 +161,7 @@ models! {
     }
 
     /// Room comes while somebody is on the way into the line.
-    fn whoever_joins_the_line_as_room_comes_gets_it() {
+    fn whoever_joins_the_line_as_room_comes_gets_it(3) {
         let mut fake = Fake::new(config::<FireAndForget>(BufferPolicy::Block, 1));
         let producer = fake.producer::<FireAndForget>();
         producer.try_publish("fills it").unwrap();
@@ -185,7 +185,7 @@ models! {
     }
 
     /// A place that is given up while room comes: the next in line gets the room.
-    fn room_granted_to_a_dropped_future_passes_to_the_next() {
+    fn room_granted_to_a_dropped_future_passes_to_the_next(3) {
         let mut fake = Fake::new(config::<FireAndForget>(BufferPolicy::Block, 1));
         let producer = fake.producer::<FireAndForget>();
         producer.try_publish("fills it").unwrap();

@@ -29,7 +29,7 @@ fn settle(outcomes: &Outcomes, watermark: u64, early: &[(u64, u64)]) {
 }
 
 models! {
-    fn a_receipt_polled_as_its_message_settles_is_ready_or_woken() {
+    fn a_receipt_polled_as_its_message_settles_is_ready_or_woken(3) {
         let outcomes = Arc::new(Outcomes::default());
         let polling = thread::spawn({
             let receipt = receipt(&outcomes, 1);
@@ -45,7 +45,7 @@ models! {
         assert_eq!(outcomes.kept(), (0, 0, 0, 0));
     }
 
-    fn a_receipt_of_a_nacked_message_never_says_that_all_is_well() {
+    fn a_receipt_of_a_nacked_message_never_says_that_all_is_well(3) {
         let outcomes = Arc::new(Outcomes::default());
         let polling = thread::spawn({
             let receipt = receipt(&outcomes, 1);
@@ -63,7 +63,7 @@ models! {
         assert_eq!(outcomes.kept(), (0, 0, 0, 0));
     }
 
-    fn a_receipt_settled_early_is_ready_or_woken() {
+    fn a_receipt_settled_early_is_ready_or_woken(3) {
         let outcomes = Arc::new(Outcomes::default());
         let polling = thread::spawn({
             let receipt = receipt(&outcomes, 2);
@@ -83,7 +83,7 @@ models! {
     }
 
     /// Nobody will ever ask for the verdict: it must not be kept.
-    fn a_verdict_for_a_receipt_that_is_dropped_just_now_is_not_kept() {
+    fn a_verdict_for_a_receipt_that_is_dropped_just_now_is_not_kept(3) {
         let outcomes = Arc::new(Outcomes::default());
         let dropping = thread::spawn({
             let receipt = receipt(&outcomes, 1);
@@ -96,7 +96,7 @@ models! {
     }
 
     /// The same for one that had left its waker.
-    fn a_verdict_for_a_polled_receipt_that_is_dropped_just_now_is_not_kept() {
+    fn a_verdict_for_a_polled_receipt_that_is_dropped_just_now_is_not_kept(3) {
         let outcomes = Arc::new(Outcomes::default());
         let (task, poll) = poll_once(receipt(&outcomes, 1));
         assert!(poll.is_pending());
@@ -108,7 +108,7 @@ models! {
     }
 
     /// Two drop receipts that are no neighbours: one displaces the other's number.
-    fn two_receipts_dropped_at_once_leave_no_verdict() {
+    fn two_receipts_dropped_at_once_leave_no_verdict(2) {
         let outcomes = Arc::new(Outcomes::default());
         let dropping = [1, 3].map(|sequence| {
             let receipt = receipt(&outcomes, sequence);
@@ -124,7 +124,7 @@ models! {
     }
 
     /// One receipt is told the bad news while another is dropped: the count of verdicts stays right.
-    fn one_receipt_is_told_while_another_is_dropped() {
+    fn one_receipt_is_told_while_another_is_dropped(3) {
         let outcomes = Arc::new(Outcomes::default());
         let telling = thread::spawn({
             let receipt = receipt(&outcomes, 1);
@@ -148,7 +148,7 @@ models! {
         assert_eq!(outcomes.kept(), (0, 0, 0, 0));
     }
 
-    fn a_flush_polled_as_the_last_message_settles_is_ready_or_woken() {
+    fn a_flush_polled_as_the_last_message_settles_is_ready_or_woken(3) {
         let outcomes = Arc::new(Outcomes::default());
         let flushing = thread::spawn({
             let flush = Flush::new(outcomes.clone(), 2);
@@ -165,7 +165,7 @@ models! {
         assert_eq!(outcomes.kept(), (0, 0, 0, 0));
     }
 
-    fn f24_nobody_waits_for_a_driver_that_is_gone() {
+    fn f24_nobody_waits_for_a_driver_that_is_gone(3) {
         let outcomes = Arc::new(Outcomes::default());
         let waiting = thread::spawn({
             let (receipt, flush) = (receipt(&outcomes, 1), Flush::new(outcomes.clone(), 1));

@@ -81,7 +81,7 @@ fn wake(waker: Option<Waker>) {
 models! {
     /// Acks in the order of delivery take one compare-and-swap, against a driver that drains and
     /// another that settles out of order.
-    fn acks_in_order_and_the_drivers_drain_lose_nothing() {
+    fn acks_in_order_and_the_drivers_drain_lose_nothing(3) {
         let log = Arc::new(SettleLog::default());
         let acking = thread::spawn({
             let log = log.clone();
@@ -99,7 +99,7 @@ models! {
         assert_eq!(tags(&runs, Settlement::Ack), [1, 2, 3]);
     }
 
-    fn two_that_ack_and_one_that_rejects_lose_nothing() {
+    fn two_that_ack_and_one_that_rejects_lose_nothing(3) {
         let log = Arc::new(SettleLog::default());
         assert_eq!(log.note(1, 1, Settlement::Ack, false), Settle::Queued); // the shortcut is open
         let settling = [(2, Settlement::Ack), (3, Settlement::Reject)].map(|(tag, settlement)| {
@@ -118,7 +118,7 @@ models! {
     }
 
     /// `reject_through` settles what is not acked by then, and an ack after it says so.
-    fn s34_an_ack_beside_a_reject_through_is_queued_or_says_that_it_came_late() {
+    fn s34_an_ack_beside_a_reject_through_is_queued_or_says_that_it_came_late(3) {
         let log = Arc::new(SettleLog::default());
         assert_eq!(log.note(1, 1, Settlement::Ack, false), Settle::Queued);
         let acking = thread::spawn({
@@ -142,7 +142,7 @@ models! {
         }
     }
 
-    fn a_generation_that_begins_settles_none_of_the_old_ones_tags() {
+    fn a_generation_that_begins_settles_none_of_the_old_ones_tags(3) {
         let log = Arc::new(SettleLog::default());
         assert_eq!(log.note(1, 1, Settlement::Ack, false), Settle::Queued);
         let acking = thread::spawn({
@@ -163,7 +163,7 @@ models! {
     }
 
     /// Everything that was settled is taken: at the visit that runs, or at another that is announced.
-    fn what_is_settled_during_a_visit_is_taken_or_announced() {
+    fn what_is_settled_during_a_visit_is_taken_or_announced(3) {
         let world = world();
         let settling = [1, 2].map(|tag| {
             let shared = world.shared.clone();
@@ -180,7 +180,7 @@ models! {
         assert_eq!(tags(&runs, Settlement::Ack), [1, 2], "settled, and nobody says so");
     }
 
-    fn bytes_consumed_during_a_visit_are_taken_or_announced() {
+    fn bytes_consumed_during_a_visit_are_taken_or_announced(3) {
         let link = DriverLink::new(Time::ZERO);
         let config = ConsumerConfig {
             no_ack: true,
@@ -202,7 +202,7 @@ models! {
         assert_eq!(consumed, 2 * weight, "consumed, and nobody says so");
     }
 
-    fn a_consumer_that_looks_as_a_batch_comes_has_it_or_is_woken() {
+    fn a_consumer_that_looks_as_a_batch_comes_has_it_or_is_woken(3) {
         let world = world();
         let looking = thread::spawn({
             let shared = world.shared.clone();
@@ -216,7 +216,7 @@ models! {
 
     /// A batch arrives as the application closes: each delivery is seen or handed back, none is both
     /// but the one in between (which answers that it is settled already).
-    fn s48_a_batch_that_comes_as_the_consumer_closes_is_handed_back() {
+    fn s48_a_batch_that_comes_as_the_consumer_closes_is_handed_back(3) {
         let world = world();
         let closing = thread::spawn({
             let shared = world.shared.clone();
@@ -232,7 +232,7 @@ models! {
 
     /// The application takes a batch as the driver takes everything back: the batch is handed back
     /// whole, or the application has it, and the driver the rest.
-    fn s48_a_batch_taken_as_the_consumer_is_closed_is_shared_out() {
+    fn s48_a_batch_taken_as_the_consumer_is_closed_is_shared_out(3) {
         let world = world();
         wake(world.shared.push(batch(1, 2)));
         let taking = thread::spawn({
@@ -268,7 +268,7 @@ models! {
     }
 
     /// The timer of `next_batch` is asked for as the driver visits.
-    fn a_timer_asked_for_during_a_visit_is_started_or_announced() {
+    fn a_timer_asked_for_during_a_visit_is_started_or_announced(3) {
         let world = world();
         wake(world.shared.push(batch(1, 1)));
         let asking = thread::spawn({
@@ -295,14 +295,14 @@ models! {
         assert!(rang(&bell));
     }
 
-    fn whoever_waits_for_the_end_as_it_comes_is_told() {
+    fn whoever_waits_for_the_end_as_it_comes_is_told(3) {
         let world = world();
         let waiting = thread::spawn({
             let shared = world.shared.clone();
             move || {
                 let bell = Arc::new(Bell::default());
                 let waker = Waker::from(bell.clone());
-                let ended = shared.poll_ended(&Context::from_waker(&waker));
+                let ended = shared.poll_ended(&Context::from_waker(&waker), &mut None);
                 (ended, poll(&shared), bell)
             }
         });
@@ -314,7 +314,7 @@ models! {
         assert!(matches!(stream, Poll::Ready(None)) || rang(&stream_bell));
     }
 
-    fn settled_is_told_when_the_last_settlement_is_written() {
+    fn settled_is_told_when_the_last_settlement_is_written(3) {
         let world = world();
         world.shared.settle(1, 1, Settlement::Ack, false);
         let mut runs = Vec::new();
@@ -326,7 +326,7 @@ models! {
                 let waker = Waker::from(bell.clone());
                 let cx = Context::from_waker(&waker);
                 let target = shared.settle_target();
-                (shared.poll_settled(&cx, target), bell)
+                (shared.poll_settled(&cx, target, &mut None), bell)
             }
         });
         let mut wakers = Vec::new();

@@ -119,15 +119,15 @@ fn poll_until_abandoned(link: &DriverLink, bell: &Arc<Bell>) -> bool {
 }
 
 models! {
-    fn s42_a_publish_finds_the_driver_awake_or_wakes_it() {
+    fn s42_a_publish_finds_the_driver_awake_or_wakes_it(3) {
         pushed_while_the_driver_falls_asleep(1);
     }
 
-    fn s42_two_publishes_and_one_of_them_lists_the_producer() {
+    fn s42_two_publishes_and_one_of_them_lists_the_producer(2) {
         pushed_while_the_driver_falls_asleep(2);
     }
 
-    fn s42_a_request_finds_the_driver_awake_or_wakes_it() {
+    fn s42_a_request_finds_the_driver_awake_or_wakes_it(3) {
         let link = DriverLink::new(Time::ZERO);
         let _hold = Hold::new(&link);
         let asking = thread::spawn({
@@ -145,7 +145,7 @@ models! {
     }
 
     /// `asleep` is taken back by one of two: both must have left theirs before.
-    fn s42_two_requests_and_one_of_them_wakes_the_driver() {
+    fn s42_two_requests_and_one_of_them_wakes_the_driver(3) {
         let link = DriverLink::new(Time::ZERO);
         let _hold = Hold::new(&link);
         let asking = [(), ()].map(|()| {
@@ -164,7 +164,7 @@ models! {
         assert_eq!(answered, 2);
     }
 
-    fn f24_the_last_handle_dropped_is_noticed() {
+    fn f24_the_last_handle_dropped_is_noticed(3) {
         let link = DriverLink::new(Time::ZERO);
         let hold = Hold::new(&link);
         let dropping = thread::spawn(move || drop(hold));
@@ -174,7 +174,7 @@ models! {
         assert!(ended || rang(&bell), "asleep, and nobody holds the client");
     }
 
-    fn f24_a_request_that_races_the_drivers_end_is_answered() {
+    fn f24_a_request_that_races_the_drivers_end_is_answered(3) {
         let link = DriverLink::new(Time::ZERO);
         let asking = thread::spawn({
             let link = link.clone();
@@ -191,7 +191,7 @@ models! {
 
     /// A consumer is on the list once; what is settled while the driver visits it is taken at this
     /// visit, or it is listed again.
-    fn s42_a_settlement_finds_the_driver_awake_or_wakes_it() {
+    fn s42_a_settlement_finds_the_driver_awake_or_wakes_it(3) {
         let link = DriverLink::new(Time::ZERO);
         let _hold = Hold::new(&link);
         let shared = consumer(&link);
