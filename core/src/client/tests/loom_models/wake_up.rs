@@ -123,7 +123,7 @@ models! {
         pushed_while_the_driver_falls_asleep(1);
     }
 
-    fn s42_two_publishes_and_one_of_them_lists_the_producer(2) {
+    fn s42_two_publishes_and_one_of_them_lists_the_producer(1) {
         pushed_while_the_driver_falls_asleep(2);
     }
 
