@@ -29,10 +29,19 @@ pub enum Scene {
     Silent,
     /// The broker confirms nothing.
     Unconfirmed,
+    /// No byte leaves the client.
+    Stalled,
 }
 
-pub const SCENES: [Scene; 6] =
-    [Scene::Calm, Scene::Offline, Scene::Blocked, Scene::Full, Scene::Silent, Scene::Unconfirmed];
+pub const SCENES: [Scene; 7] = [
+    Scene::Calm,
+    Scene::Offline,
+    Scene::Blocked,
+    Scene::Full,
+    Scene::Silent,
+    Scene::Unconfirmed,
+    Scene::Stalled,
+];
 
 /// Polls after which all is well again, so that every future can complete.
 const HEALED_AFTER: usize = 24;
@@ -201,6 +210,7 @@ impl Stage {
             }
             Scene::Blocked | Scene::Full => net.broker(|broker, now| broker.block("memory", now)),
             Scene::Silent => net.broker(|broker, _| broker.hold_replies()),
+            Scene::Stalled => net.stall(true),
             Scene::Unconfirmed => net.broker(|broker, _| broker.hold_confirms()),
         }
         self.world.settle();
@@ -218,6 +228,7 @@ impl Stage {
     pub fn heal(&mut self) {
         let net = self.world.net.clone();
         net.refuse(false);
+        net.stall(false);
         net.broker(|broker, now| {
             broker.unblock(now);
             broker.release_replies(false, now);

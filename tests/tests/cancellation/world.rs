@@ -49,6 +49,8 @@ struct State {
     links: BTreeMap<ConnId, Link>,
     now: Time,
     refuses: bool,
+    /// No byte is taken from the client.
+    stalled: bool,
     timer: Option<(Time, Waker)>,
 }
 
@@ -58,13 +60,15 @@ struct Link {
     to_client: VecDeque<u8>,
     ended: bool,
     reader: Option<Waker>,
+    writer: Option<Waker>,
 }
 
 impl Net {
     fn new() -> Self {
         let broker = BrokerState::new(Personality::RabbitMq, 1);
         let links = BTreeMap::new();
-        let state = State { broker, links, now: Time::ZERO, refuses: false, timer: None };
+        let state =
+            State { broker, links, now: Time::ZERO, refuses: false, stalled: false, timer: None };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -86,6 +90,15 @@ impl Net {
 
     pub fn refuse(&self, refuses: bool) {
         self.lock().refuses = refuses;
+    }
+
+    pub fn stall(&self, stalled: bool) {
+        let mut state = self.lock();
+        state.stalled = stalled;
+        let writers: Vec<_> =
+            state.links.values_mut().filter_map(|link| link.writer.take()).collect();
+        drop(state);
+        writers.into_iter().for_each(Waker::wake);
     }
 
     pub fn cut(&self) {
@@ -166,13 +179,18 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut state = self.net.lock();
+        let stalled = state.stalled;
         let Some(link) = state.links.get_mut(&self.id).filter(|link| !link.ended) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
+        if stalled {
+            link.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         link.to_broker.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
