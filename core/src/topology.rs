@@ -71,6 +71,20 @@ impl Topology {
         }
     }
 
+    /// Puts the queues that stand and have a name of their own on the list again: whether they still
+    /// stand is not certain. Those that the broker named went with their connection, or are looked up
+    /// once that is found to be lost.
+    pub(crate) fn verify(&mut self) {
+        for queue in self.queues.iter_mut().rev() {
+            if !queue.standing || queue.config.name.is_empty() {
+                continue;
+            }
+            queue.standing = false;
+            let why = Why::Replay(queue.name.clone());
+            self.todo.push_front(Declaration::new(queue.config.clone(), why));
+        }
+    }
+
     /// Takes the first declaration that need not wait.
     pub(crate) fn next(&mut self, now: Time) -> Option<Declaration> {
         let due = self.todo.iter().position(|declaration| declaration.not_before <= now)?;

@@ -308,7 +308,8 @@ impl Session {
         connection.standing = true;
         connection.bare_closes = 0;
         connection.attempts = 0;
-        if std::mem::replace(&mut connection.was_open, true) {
+        let again = std::mem::replace(&mut connection.was_open, true);
+        if again {
             self.closed_stats.reconnects += 1;
         }
         self.timers.cancel(Timer::Handshake(c));
@@ -321,6 +322,9 @@ impl Session {
         }
         self.update_state();
         if c == PUBLISH {
+            if again {
+                self.verify_topology();
+            }
             self.refresh_flows();
             self.open_waiting_lanes();
         }

@@ -7,10 +7,13 @@ use amq_protocol::{
     types::ShortString,
 };
 
-use super::{DeclaredQueue, Session, SessionEvent, timer::Timer};
+use super::{DeclaredQueue, PUBLISH, Session, SessionEvent, timer::Timer};
 use crate::{
     config::{QueueConfig, check_name},
-    connection::channel::{Expect, Owner},
+    connection::{
+        Connection,
+        channel::{Expect, Owner},
+    },
     error::DeclareError,
     event::Event,
     ids::RequestId,
@@ -239,6 +242,18 @@ impl Session {
         }
         self.topology.replay();
         self.refresh_gates();
+    }
+
+    /// The publishing connection is back, and the one that declares has not been lost, as far as is
+    /// known. If the broker was restarted that is to come, and transient queues are gone: an answer
+    /// over that connection, asked for now, says that they are not (s37).
+    pub(super) fn verify_topology(&mut self) {
+        let declares = self.connections.get(self.consuming());
+        if self.consuming() != PUBLISH && declares.is_some_and(Connection::is_open) {
+            self.topology.verify();
+            self.refresh_gates();
+            self.pump_control();
+        }
     }
 
     /// A consumer of this queue ended. An auto-delete queue goes with its last one, and is not
