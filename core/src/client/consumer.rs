@@ -128,6 +128,7 @@ impl<K: Kind> Consumer<K> {
     /// # Cancel safety
     ///
     /// Dropping the future loses no delivery.
+    #[expect(clippy::should_implement_trait, reason = "the word that every stream has")]
     pub fn next(&mut self) -> Next<'_, Self> {
         StreamExt::next(self)
     }

@@ -73,6 +73,7 @@ impl Events {
     /// # Cancel safety
     ///
     /// Dropping the future loses no event.
+    #[expect(clippy::should_implement_trait, reason = "the word that every stream has")]
     pub fn next(&mut self) -> Next<'_, Self> {
         StreamExt::next(self)
     }

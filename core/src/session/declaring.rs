@@ -236,7 +236,8 @@ impl Session {
         self.control = None;
         self.timers.cancel(Timer::Redeclare);
         if let Some(declaration) = self.declaring.take()
-            && matches!(declaration.why, Why::Request(_))
+            && let Why::Request(request) = declaration.why
+            && self.requests.contains_key(&request)
         {
             self.topology.todo.push_front(declaration);
         }

@@ -443,6 +443,28 @@ fn f23_queue_declare() {
     });
 }
 
+/// What was written and is lost with its connection is not repeated for nobody.
+#[test]
+fn f23_a_declaration_dropped_before_the_connection_is_lost_is_not_repeated() {
+    for wanted in [false, true] {
+        let mut stage = Stage::new(Scene::Stalled, true);
+        let client = stage.client();
+        let mut declare = Box::pin(client.queue("new").declare());
+        assert!((&mut declare).now_or_never().is_none());
+        stage.world.settle();
+        let declare = wanted.then_some(declare);
+        stage.world.settle();
+        stage.heal();
+        stage.world.net.cut();
+        stage.world.pass(SOON);
+        assert_eq!(stage.world.net.broker(|broker, _| broker.has_queue("new")), wanted);
+        if let Some(declare) = declare {
+            stage.world.block_on(declare).unwrap();
+        }
+        stage.finish();
+    }
+}
+
 // ---- consuming --------------------------------------------------------------------------------
 
 #[test]
