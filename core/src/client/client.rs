@@ -11,6 +11,7 @@ use super::{
     producer::FireAndForget,
     queue::{QueueBuilder, QueueRef},
     sync::lock,
+    waiting::Place,
 };
 use crate::{error::ConnectError, event::State, session::Report, stats::Stats};
 
@@ -86,7 +87,8 @@ impl Client {
     ///
     /// Dropping the future changes nothing.
     pub async fn ready(&self) -> Result<(), ConnectError> {
-        poll_fn(|cx| self.shared.poll_ready(cx)).await
+        let mut place = Place::new(|key| self.shared.stop_waiting(key));
+        poll_fn(|cx| self.shared.poll_ready(cx, &mut place.key)).await
     }
 
     /// Whether every connection is open, blocked by the broker or not.
@@ -142,7 +144,8 @@ impl Client {
     /// The shutdown goes on if the future is dropped once it was polled.
     pub async fn shutdown(&self, deadline: Duration) -> Report {
         self.hold.link().request(Control::Shutdown { deadline });
-        poll_fn(|cx| self.shared.poll_closed(cx)).await
+        let mut place = Place::new(|key| self.shared.stop_waiting(key));
+        poll_fn(|cx| self.shared.poll_closed(cx, &mut place.key)).await
     }
 
     /// [`Client::shutdown`] with the default deadline (`deadlines.shutdown`, 30 s).

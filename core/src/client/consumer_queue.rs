@@ -3,10 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -15,7 +12,8 @@ use super::{
     delivery::{Parcel, Settle},
     link::DriverLink,
     settles::SettleLog,
-    sync::lock,
+    sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
+    waiting::Waiting,
 };
 use crate::{
     config::ConsumerConfig,
@@ -65,7 +63,7 @@ struct Inbox {
     ended: Option<(EndReason, Report)>,
     stream: Option<Waker>,
     /// Who waits for the end.
-    closers: Vec<Waker>,
+    closers: Waiting,
     linger: Linger,
 }
 
@@ -286,15 +284,22 @@ impl ConsumerShared {
     }
 
     /// Ready once the consumer has ended.
-    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> Poll<Report> {
+    /// `key` is the future's own, once it waits.
+    pub(crate) fn poll_ended(&self, cx: &Context<'_>, key: &mut Option<u64>) -> Poll<Report> {
         let mut inbox = lock(&self.inbox);
         if let Some((_, report)) = &inbox.ended {
             return Poll::Ready(*report);
         }
-        if !inbox.closers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            inbox.closers.push(cx.waker().clone());
-        }
+        let old = inbox.closers.wait(key, cx.waker());
+        drop(inbox);
+        drop(old);
         Poll::Pending
+    }
+
+    /// A future that waited for the end was dropped.
+    pub(crate) fn stop_awaiting_end(&self, key: u64) {
+        let waker = lock(&self.inbox).closers.leave(key);
+        drop(waker);
     }
 
     /// How many settlements have to be written for all of those made until now.
@@ -303,8 +308,27 @@ impl ConsumerShared {
     }
 
     /// Ready once so many settlements are written, or never will be.
-    pub(crate) fn poll_settled(&self, cx: &Context<'_>, target: u64) -> Poll<()> {
-        self.settles.lock().poll_written(cx, target)
+    /// `key` is the future's own, once it waits.
+    pub(crate) fn poll_settled(
+        &self,
+        cx: &Context<'_>,
+        target: u64,
+        key: &mut Option<u64>,
+    ) -> Poll<()> {
+        let mut settles = self.settles.lock();
+        if settles.is_written(target) {
+            return Poll::Ready(());
+        }
+        let old = settles.waiting().wait(key, cx.waker());
+        drop(settles);
+        drop(old);
+        Poll::Pending
+    }
+
+    /// A future that waited for settlements to be written was dropped.
+    pub(crate) fn stop_awaiting_settled(&self, key: u64) {
+        let waker = self.settles.lock().waiting().leave(key);
+        drop(waker);
     }
 
     // ---- for the driver -------------------------------------------------------------------------
@@ -418,7 +442,7 @@ impl ConsumerShared {
             inbox.queued = 0;
         }
         wakers.extend(inbox.stream.take());
-        wakers.append(&mut inbox.closers);
+        wakers.extend(inbox.closers.take());
     }
 
     /// Belongs to no client.

@@ -6,22 +6,11 @@
 //! Whatever that word cannot decide takes the slow path, under a lock: waiting, refusing, evicting.
 #![expect(clippy::disallowed_types, reason = "publishers and the driver share it")]
 
-use std::{
-    collections::VecDeque,
-    mem,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
-    },
-    task::Waker,
-    time::Duration,
-};
-
-use crossbeam_queue::SegQueue;
+use std::{collections::VecDeque, mem, sync::Arc, task::Waker, time::Duration};
 
 use super::{
     account::{self, Account},
-    sync::lock,
+    sync::{AtomicBool, AtomicI64, AtomicU64, Mutex, Ordering, SegQueue, lock},
     waiters::{Amount, Line, Refusal, Turn},
 };
 use crate::{
@@ -35,7 +24,7 @@ use crate::{
 
 /// Messages over capacity that a `DropOldest` producer hands over before the session, which evicts
 /// as many, has taken them.
-pub(crate) const BURST: u64 = 1024;
+pub(crate) const BURST: u64 = if cfg!(all(loom, test)) { 1 } else { 1024 };
 
 /// What became of an attempt to be admitted.
 #[derive(Debug)]

@@ -1,19 +1,13 @@
 //! What the handles of one producer share with the driver.
 #![expect(clippy::disallowed_types, reason = "handles and driver share it")]
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    task::Waker,
-};
+use std::{sync::Arc, task::Waker};
 
 use super::{
     hand_over::{Admission, Attempt, HandOver},
     link::{Control, DriverLink},
     outcomes::Outcomes,
-    sync::lock,
+    sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock, yield_now},
     waiters::Amount,
 };
 use crate::{
@@ -185,7 +179,7 @@ impl ProducerShared {
             if self.hand_over.is_drained() {
                 return;
             }
-            std::thread::yield_now();
+            yield_now();
         }
     }
 

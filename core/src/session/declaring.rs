@@ -64,10 +64,13 @@ impl Session {
         Ok(request)
     }
 
-    /// Nobody waits for this declaration, or holds its queue, any more. It still takes effect.
+    /// Nobody waits for this declaration, or holds its queue, any more. What was not sent is
+    /// withdrawn; what was still takes effect, and nobody is told.
     pub fn forget_request(&mut self, request: RequestId) {
-        self.requests.remove(&request);
-        self.timers.cancel(Timer::Request(request));
+        if self.requests.remove(&request).is_some() {
+            self.timers.cancel(Timer::Request(request));
+            self.topology.withdraw(request);
+        }
         self.topology.forget_request(request);
     }
 
@@ -78,7 +81,7 @@ impl Session {
         let result = Err(DeclareError::TimedOut { queue, after, state });
         self.events.push_back(SessionEvent::Declared { request, result });
         // On the wire it stays: its reply is swallowed (s17). Before that it is withdrawn.
-        self.topology.todo.retain(|declaration| declaration.why != Why::Request(request));
+        self.topology.withdraw(request);
     }
 
     fn reply(&mut self, request: RequestId, result: Result<DeclaredQueue, DeclareError>) {
@@ -233,7 +236,8 @@ impl Session {
         self.control = None;
         self.timers.cancel(Timer::Redeclare);
         if let Some(declaration) = self.declaring.take()
-            && matches!(declaration.why, Why::Request(_))
+            && let Why::Request(request) = declaration.why
+            && self.requests.contains_key(&request)
         {
             self.topology.todo.push_front(declaration);
         }
