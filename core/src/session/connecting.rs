@@ -209,10 +209,12 @@ impl Session {
                     self.refresh_flows();
                 }
             }
-            Phase::Closing(ref then) | Phase::Draining(ref then) => {
+            Phase::Closing(ref then) => {
                 let then = then.clone();
                 self.hang_up(c, then);
             }
+            // What follows the peer's close does not count, right or wrong; it is owed close-ok (s13).
+            Phase::Draining(_) => {}
             // Before the connection is open there is nobody to tell.
             _ => self.hang_up(c, Loss::Protocol(error)),
         }

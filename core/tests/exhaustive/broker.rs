@@ -232,9 +232,22 @@ impl Holder {
             method_id: method.1,
         };
         self.say(stage, c, n, AMQPClass::Channel(channel::AMQPMethod::Close(close)));
-        if let Some(channel) = self.links[c].channels.remove(&n) {
+        self.forget_channel(c, n);
+    }
+
+    fn forget_channel(&mut self, c: usize, n: u16) {
+        let link = &mut self.links[c];
+        link.withheld.retain(|(_, channel, _)| *channel != n);
+        if let Some(channel) = link.channels.remove(&n) {
             self.requeue(channel);
         }
+    }
+
+    /// Closes a channel that the client has closed: the two cross, and both are answered.
+    pub fn cross(&mut self, stage: &mut Stage, c: usize, n: u16, (code, text): (u16, &str)) {
+        let close =
+            channel::Close { reply_code: code, reply_text: text.into(), class_id: 0, method_id: 0 };
+        self.say(stage, c, n, AMQPClass::Channel(channel::AMQPMethod::Close(close)));
     }
 
     /// Blocks a connection, or lets it go on, if it stands.
@@ -379,8 +392,8 @@ impl Holder {
                     if let Some(channel) = self.links[c].channels.insert(n, Channel::default()) {
                         self.requeue(channel);
                     }
-                } else if let Some(channel) = self.links[c].channels.remove(&n) {
-                    self.requeue(channel);
+                } else {
+                    self.forget_channel(c, n);
                 }
                 AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}))
             }

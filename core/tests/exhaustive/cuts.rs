@@ -64,8 +64,7 @@ sweeps! {
 fn sweep_recovery(connection: usize, part: f64) {
     let length = total(&[], connection, 1, Side::Out);
     let after = (length as f64 * part) as u64;
-    let first =
-        Cut { connection, transport: 1, side: Side::Out, after, failure: Failure::Reset };
+    let first = Cut { connection, transport: 1, side: Side::Out, after, failure: Failure::Reset };
     for side in [Side::In, Side::Out] {
         let total = total(&[first], connection, 2, side);
         assert!(total > 200, "the recovery has hardly begun: {total}");

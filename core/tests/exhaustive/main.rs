@@ -10,9 +10,14 @@
 )]
 
 mod broker;
+mod cells;
 mod cuts;
+mod failures;
 #[path = "../session/harness/mod.rs"]
 mod harness;
+mod oracle;
 mod splits;
+mod states;
+mod table;
 mod trace;
 mod world;
