@@ -346,6 +346,11 @@ impl Session {
             }
             _ => Loss::Closed { code, text, method: (close.class_id, close.method_id) },
         };
+        if connection.transmit.offered() == 0 {
+            // Not even our protocol header is written: close-ok would come in its place.
+            self.hang_up(c, loss);
+            return;
+        }
         connection.answer_close(loss);
         self.timers.arm(Timer::Close(c), self.now + BROKEN_PEER_WAIT);
         // Nothing more is sent here; channels' fate follows when the transport is dropped.

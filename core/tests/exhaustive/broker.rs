@@ -205,7 +205,14 @@ impl Holder {
         }
     }
 
+    /// Closes a connection; what the client still writes counts as sent too late.
     pub fn close(&mut self, stage: &mut Stage, c: usize, code: u16) {
+        self.say_close(stage, c, code);
+        self.links[c].closing = true;
+    }
+
+    /// The same, but that what the client still writes is taken.
+    pub fn say_close(&mut self, stage: &mut Stage, c: usize, code: u16) {
         let close = connection::Close {
             reply_code: code,
             reply_text: "because".into(),
@@ -213,7 +220,6 @@ impl Holder {
             method_id: 0,
         };
         self.say(stage, c, 0, AMQPClass::Connection(connection::AMQPMethod::Close(close)));
-        self.links[c].closing = true;
     }
 
     /// Closes a channel over `method`.

@@ -57,6 +57,8 @@ sweeps! {
     f28_consuming_cut_by_reset_after_every_byte_written: CON Out Reset;
     f13_consuming_takes_nothing_after_every_byte_written: CON Out Silence;
     f12_consuming_half_open_after_every_byte_written: CON Out HalfOpen;
+    f32_publishing_closed_by_the_peer_after_every_byte_written: PUB Out Closed;
+    f32_consuming_closed_by_the_peer_after_every_byte_written: CON Out Closed;
 }
 
 /// The recovery is cut, too: after a first cut with much in flight, the next transport after every

@@ -24,6 +24,8 @@ pub enum Failure {
     Silence,
     /// Nothing arrives any more in either direction, and nobody says so.
     HalfOpen,
+    /// The peer closes the connection, and reads on once we have read that.
+    Closed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,8 @@ struct Wire {
     /// What we write vanishes.
     dumb: bool,
     up: bool,
+    /// It takes nothing until something was read.
+    held: bool,
 }
 
 /// A delivery in the application's hands.
@@ -212,22 +216,29 @@ impl World {
         self.stage.pump();
     }
 
-    /// Settles everything in hand, stale deliveries included: acked, but that the first delivery of a
-    /// body that begins with "again" is handed back. Neighbours are settled in one run.
+    /// Settles everything in hand: acked, but that the first delivery of a body that begins with
+    /// "again" is handed back. Stale deliveries are settled before the others, so that a settlement of
+    /// theirs that was sent would show.
     pub fn settle(&mut self) {
-        for delivery in std::mem::take(&mut self.in_hand) {
-            let again = delivery.body.starts_with(b"again") && !delivery.redelivered;
-            let settlement = if again { Settlement::Requeue } else { Settlement::Ack };
-            let run = SettleRun {
-                generation: delivery.generation,
-                first: delivery.tag,
-                last: delivery.tag,
-                settlement,
-            };
-            self.settled.insert(delivery.number);
-            self.stage.session.settle(delivery.consumer, run, self.stage.now);
+        let newest = self.in_hand.iter().map(|delivery| delivery.generation).max();
+        let in_hand = std::mem::take(&mut self.in_hand);
+        let (newest, stale): (Vec<_>, Vec<_>) =
+            in_hand.into_iter().partition(|delivery| Some(delivery.generation) == newest);
+        for deliveries in [stale, newest] {
+            for delivery in deliveries {
+                let again = delivery.body.starts_with(b"again") && !delivery.redelivered;
+                let settlement = if again { Settlement::Requeue } else { Settlement::Ack };
+                let run = SettleRun {
+                    generation: delivery.generation,
+                    first: delivery.tag,
+                    last: delivery.tag,
+                    settlement,
+                };
+                self.settled.insert(delivery.number);
+                self.stage.session.settle(delivery.consumer, run, self.stage.now);
+            }
+            self.turn();
         }
-        self.stage.pump();
     }
 
     pub fn shutdown(&mut self) {
@@ -262,6 +273,10 @@ impl World {
             }
             Failure::Silence => self.wires[c].deaf = true,
             Failure::HalfOpen => self.silence(c),
+            Failure::Closed => {
+                self.wires[c].held = true;
+                self.broker.say_close(&mut self.stage, c, 320);
+            }
         }
     }
 
@@ -306,6 +321,9 @@ impl World {
     }
 
     fn write(&mut self, c: usize) -> bool {
+        if self.wires[c].held {
+            return false;
+        }
         let most = self.until_cut(c, Side::Out).min(self.wires[c].room.unwrap_or(u64::MAX));
         let written = self.stage.write(c, usize::try_from(most).unwrap_or(usize::MAX)) as u64;
         self.wires[c].written += written;
@@ -357,6 +375,7 @@ impl World {
         if !self.is_up(c) {
             return;
         }
+        self.wires[c].held = false;
         let read = self.stage.feed(c, bytes);
         self.wires[c].read += read as u64;
         assert!(read == bytes.len() || !self.is_up(c), "reading has stopped");
