@@ -210,6 +210,7 @@ pub async fn f04_dns_fails_then_recovers_and_is_asked_again_at_each_attempt<R: R
     *zone.lock().unwrap() = Some(first.addr());
     receipt.await.unwrap();
     assert_eq!(bodies(&first, "orders"), ["early"]);
+    client.ready().await.unwrap();
     // The name moves on while nobody answers at the old address.
     *zone.lock().unwrap() = None;
     stop::<R>(&first, &client).await;
