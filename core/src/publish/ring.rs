@@ -11,7 +11,7 @@ use crate::{message::Message, publish::Accepted, time::Time};
 /// start, and sending goes on from there. That is the whole resend logic.
 ///
 /// Each message in the window has a *place*, which never changes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ring {
     queue: VecDeque<Accepted>,
     queue_bytes: usize,
@@ -25,7 +25,7 @@ pub(crate) struct Ring {
 }
 
 /// A message in the window.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) sequence: u64,
     pub(crate) routing_key: Option<Arc<str>>,
@@ -202,6 +202,21 @@ impl Ring {
             return;
         }
         self.cursor = 0;
+    }
+
+    /// What decides what it does next (see `session::model`): the numbers of the messages that wait,
+    /// those in the window, and how many of these are sent. With a `ttl`, how long each has waited.
+    #[cfg(feature = "model")]
+    pub(crate) fn fingerprint(&self, now: Time, ttl: bool) -> impl std::fmt::Debug + use<> {
+        // Lengths follow from the numbers, counts from the states.
+        let Self { queue, queue_bytes: _, window, base, cursor, in_flight: _, in_flight_bytes: _ } =
+            self;
+        let queued: Vec<_> = queue.iter().map(|a| (a.sequence, ttl.then(|| now - a.at))).collect();
+        let sent: Vec<_> = window
+            .iter()
+            .map(|s| (s.sequence, s.attempts, s.settled, if s.settled { 0 } else { s.encoded }))
+            .collect();
+        (queued, sent, *base, *cursor)
     }
 
     /// The first unsettled message in the window, sent or not.
