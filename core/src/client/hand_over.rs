@@ -345,12 +345,20 @@ impl HandOver {
         self.timeout.and_then(|_| lock(&self.slow).line.next_deadline())
     }
 
-    /// Completes the session's half of the account. What is handed over and not taken yet counts as
-    /// accepted and queued. Only the driver may call it, after giving the session all that it took.
-    pub(crate) fn snapshot(&self, mut stats: ProducerStats) -> ProducerStats {
+    /// What was ever taken (bytes modulo): what a half of the account is as of. For the driver.
+    pub(crate) fn taken(&self) -> Amount {
+        Amount {
+            messages: self.taken.load(Ordering::Relaxed),
+            bytes: self.taken_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Completes the session's half of the account, in which so much had been taken. What was
+    /// accepted since then counts as queued.
+    pub(crate) fn complete(&self, mut stats: ProducerStats, taken: Amount) -> ProducerStats {
         let slow = lock(&self.slow);
-        let handed = self.account.read().accepted - self.taken.load(Ordering::Relaxed);
-        let handed_bytes = self.account.bytes_since(self.taken_bytes.load(Ordering::Relaxed));
+        let handed = self.account.read().accepted - taken.messages;
+        let handed_bytes = self.account.bytes_since(taken.bytes);
         stats.accepted += handed;
         stats.queued += handed;
         stats.queued_bytes += handed_bytes;
