@@ -123,6 +123,11 @@ impl Consumer {
         self.requeue_delay = self.config.requeue_delay;
     }
 
+    /// Whether nothing of what was settled is still to be written.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.encoded == 0 && !self.subscriptions.iter().any(|s| s.acks.has_pending())
+    }
+
     pub(crate) const fn is_closing(&self) -> bool {
         matches!(self.state, ConsumerState::Closing(_))
     }
