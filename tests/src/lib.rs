@@ -1,3 +1,4 @@
 //! Simulator, oracle and suites.
 
 pub mod sim;
+pub mod small;

@@ -15,7 +15,12 @@ use std::{
 };
 
 use super::Session;
-use crate::{connection::Connection, ids::ConnectionId, session::appended::Appended, time::Time};
+use crate::{
+    connection::Connection,
+    ids::ConnectionId,
+    session::appended::{Appended, What},
+    time::Time,
+};
 
 /// Feeds what is written to a hasher.
 struct Feed<'a, H>(&'a mut H);
@@ -74,7 +79,13 @@ impl Session {
         for (connection, appended) in connections.iter().zip(appended) {
             feed_connection(&mut out, connection, *now);
             let offered = connection.transmit.offered();
-            for Appended { end, what } in appended {
+            for &Appended { end, mut what } in appended {
+                if let What::Settlements { consumer, settles, .. } = &mut what
+                    && let Some(consumer) = consumers.get(consumer.0)
+                {
+                    // As a count of those that came since.
+                    *settles = consumer.settles - *settles;
+                }
                 feed!(out, end - offered, what);
             }
         }
