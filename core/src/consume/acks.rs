@@ -56,7 +56,7 @@ const DONE_KEPT: usize = 4096;
 /// Tracks the tags of one channel from 1 on, without a gap: both brokers number them so.
 ///
 /// Its memory is bounded by the deliveries outstanding, however many go by while one is held.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct AckTracker {
     tags: VecDeque<Tag>,
     /// The tag of the front of `tags`.
