@@ -156,8 +156,11 @@ impl State {
             self.ends.insert(id, end);
             progress = true;
         }
-        if self.broker.next_deadline().is_some_and(|at| at <= now) {
+        // Still true at the end of the round, if there was no progress.
+        let deadline = self.broker.next_deadline();
+        if deadline.is_some_and(|at| at <= now) {
             self.broker.tick(now);
+            progress = true;
         }
         let mut round = std::mem::take(&mut self.round);
         round.extend(self.ends.keys());
@@ -174,8 +177,7 @@ impl State {
             return;
         }
         let stalled = (self.stalled_until > now).then_some(self.stalled_until);
-        let deadline = self.broker.next_deadline().into_iter().chain(stalled).min();
-        let at = deadline.unwrap_or(Time::MAX);
+        let at = deadline.into_iter().chain(stalled).min().unwrap_or(Time::MAX);
         if Pin::new(&mut self.timer).poll_until(cx, at).is_ready() {
             cx.waker().wake_by_ref();
         }

@@ -60,9 +60,6 @@ impl SimIo {
 /// What a buffering end holds at most.
 const BUFFERED: usize = 4096;
 
-/// No write takes more than this.
-const MOST: usize = 1 << 16;
-
 impl AsyncRead for SimIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -102,13 +99,12 @@ impl AsyncWrite for SimIo {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         // One write for all of them, which can end inside any of them.
+        let most = if self.buffers { BUFFERED } else { self.link.lock().conditions.chunk };
         let mut whole = std::mem::take(&mut self.whole);
         whole.clear();
         for slice in slices {
-            whole.extend_from_slice(slice);
-            if whole.len() >= MOST {
-                break;
-            }
+            let room = most.saturating_sub(whole.len());
+            whole.extend_from_slice(&slice[..slice.len().min(room)]);
         }
         let result = self.as_mut().poll_write(cx, &whole);
         self.whole = whole;
