@@ -204,6 +204,10 @@ impl Session {
             Phase::Open => {
                 connection.close(error.code(), &error.to_string(), Loss::Protocol(error));
                 self.timers.arm(Timer::Close(c), self.now + BROKEN_PEER_WAIT);
+                self.update_state();
+                if c == PUBLISH {
+                    self.refresh_flows();
+                }
             }
             Phase::Closing(ref then) | Phase::Draining(ref then) => {
                 let then = then.clone();

@@ -325,7 +325,7 @@ impl Session {
         }
         let missing = self.connections.iter().filter(|connection| connection.is_missing());
         let worst =
-            missing.max_by_key(|connection| (connection.loss.is_some(), connection.attempts));
+            missing.max_by_key(|connection| (connection.cause().is_some(), connection.attempts));
         let state = match worst {
             None if self.connections.iter().all(|connection| connection.phase == Phase::Idle) => {
                 self.state.clone()
@@ -336,9 +336,11 @@ impl Session {
                     None => State::Connected,
                 }
             }
-            Some(connection) => match &connection.loss {
+            Some(connection) => match connection.cause() {
                 Some(loss) => {
-                    State::Reconnecting { loss: loss.clone(), attempt: connection.attempts }
+                    // The attempt that comes; one that is being closed has not counted it yet.
+                    let ahead = u32::from(connection.is_ending());
+                    State::Reconnecting { loss: loss.clone(), attempt: connection.attempts + ahead }
                 }
                 None if self.was_ready => return,
                 None => State::Connecting,

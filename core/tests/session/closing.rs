@@ -1,7 +1,7 @@
 //! Connections that end: s13, s14, f15, f31, f32; and what breaks the protocol: s8, s9, f20, f21.
 
 use lavinmq_core::{
-    error::ProtocolError,
+    error::{ProtocolError, PublishError},
     event::FailReason,
     wire::{FrameKind, WireError},
 };
@@ -51,6 +51,33 @@ fn f15_a_connection_close_is_answered_and_what_was_in_flight_is_sent_again() {
         assert_eq!(stage.stats(forgetting).sent, 2);
         assert_eq!(stage.session.stats().losses, 1);
         stage.finish();
+    }
+}
+
+/// From the first close on, not only once the transport is gone: `when_offline(Fail)` refuses then,
+/// and the refusal says why.
+#[test]
+fn s1_a_publish_refused_while_a_connection_is_closed_is_told_that_state() {
+    for by_us in [false, true] {
+        let mut stage = stable();
+        let mut failing = to_queue("a", PublishMode::Confirm);
+        failing.when_offline = lavinmq_core::config::WhenOffline::Fail;
+        let (producer, _) = stage.warmed_up(failing);
+        stage.states();
+        stage.stalled.insert(PUB);
+        if by_us {
+            stage.feed(PUB, &[9; 64]);
+        } else {
+            stage.close(PUB, 320, "CONNECTION_FORCED", (0, 0));
+        }
+        let refused = stage.session.publish(producer, Message::new("x"), stage.now);
+        let Err(PublishError::Offline(_, state)) = refused else { panic!("{refused:?}") };
+        assert!(matches!(&*state, State::Reconnecting { attempt: 1, .. }), "{state}");
+        assert_eq!(stage.states(), [(*state).clone()]);
+        stage.stalled.clear();
+        stage.cut(PUB);
+        assert_eq!(stage.states(), [], "the same attempt, for the same reason");
+        stage.take_events(|_| true);
     }
 }
 
