@@ -271,6 +271,8 @@ impl DriverLink {
         self.gone.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         self.drop_controls();
+        // It would keep the driver's task in memory for as long as anybody holds a handle.
+        drop(self.waker.take());
     }
 
     fn drop_controls(&self) {

@@ -115,9 +115,14 @@ impl Host {
         state.kick();
     }
 
-    /// Puts its own timer off, so that the armed timers are others'.
-    pub fn disarm(&self) {
-        self.lock().timer.disarm();
+    /// Serves no more, so that the timers that are armed and the wakers that are held are others'.
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        state.timer.disarm();
+        state.network.stop();
+        let waker = state.waker.take();
+        drop(state);
+        drop(waker);
     }
 
     /// Connections that the broker knows.

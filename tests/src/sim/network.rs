@@ -158,6 +158,12 @@ impl Network {
         links.iter().for_each(Link::heal);
     }
 
+    /// Nobody listens any more.
+    pub fn stop(&self) {
+        let listener = self.lock().listener.take();
+        drop(listener);
+    }
+
     /// Connections made so far.
     #[must_use]
     pub fn made(&self) -> u64 {

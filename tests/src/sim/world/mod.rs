@@ -144,11 +144,15 @@ impl World {
             }
         }
         let waiting = self.executor.waiting();
-        if !waiting.is_empty() && lock(&shared.accounts).violations().is_empty() {
-            shared.hang(&waiting, self.executor.polls());
-        }
         if waiting.is_empty() {
             shared.check_end();
+        } else if lock(&shared.accounts).violations().is_empty() {
+            shared.hang(&waiting, self.executor.polls());
+        }
+        let polls = self.executor.polls();
+        drop(self);
+        if waiting.is_empty() {
+            shared.check_leftovers();
         }
         let accounts = lock(&shared.accounts);
         Outcome {
@@ -158,40 +162,34 @@ impl World {
             deliveries: accounts.deliveries(),
             reconnects: lock(&shared.handles).sum.map_or(0, |sum| sum.reconnects),
             counters: shared.handle.counters(),
-            polls: self.executor.polls(),
+            polls,
             ended_at: shared.handle.now(),
         }
     }
 }
 
 impl Shared {
-    /// After every poll: the accounts that it can have changed.
+    /// After every poll that can have changed an account: not of the other end of the wire, nor of a
+    /// reader.
     fn check_after(&self, task: &str) {
-        match task {
-            // The producers' own are written by the driver alone.
-            "driver" => self.check_step(true),
-            // At the other end of the wire; or a reader.
-            "broker" | "faults" | "events" => {}
-            _ if task.starts_with("receipt of") => {}
-            _ => self.check_step(false),
+        let is_other = matches!(task, "broker" | "faults" | "events");
+        if !is_other && !task.starts_with("receipt of") {
+            self.check_step();
         }
     }
 
-    fn check_step(&self, producers_too: bool) {
+    fn check_step(&self) {
         let mut handles = lock(&self.handles);
         let Handles { client, producers, stats, sum } = &mut *handles;
-        if producers_too {
-            for (stats, producer) in stats.iter_mut().zip(producers.iter()) {
-                if let Some(producer) = producer {
-                    *stats = Some(producer.stats());
-                }
+        for (stats, producer) in stats.iter_mut().zip(producers.iter()) {
+            if let Some(producer) = producer {
+                *stats = Some(producer.stats());
             }
         }
         if let Some(client) = client {
             *sum = Some(client.stats());
         }
         if let Some(sum) = sum {
-            let stats = if producers_too { &stats[..] } else { &[] };
             self.books().check_step(stats, sum);
         }
     }
@@ -211,7 +209,7 @@ impl Shared {
 
     /// Every task is done: the books must be closed, and nothing left over.
     fn check_end(&self) {
-        self.check_step(true);
+        self.check_step();
         let handles = lock(&self.handles);
         let mut books = self.books();
         let scenario = &self.scenario;
@@ -232,10 +230,18 @@ impl Shared {
         if scenario.ending == EndingPlan::Calm {
             books.check_drained(scenario);
         }
-        self.host.disarm();
-        let timers = self.handle.armed_timers();
-        if timers > 0 {
-            books.violation(format!("{timers} timers are still armed"));
+    }
+
+    /// Every task is done and dropped: nobody waits, and a client that is closed keeps nothing, though
+    /// handles of it may still be held here.
+    fn check_leftovers(&self) {
+        self.host.stop();
+        let (timers, wakers) = (self.handle.armed_timers(), self.handle.live_wakers());
+        let kept = self.client().map(|client| client.leftovers()).unwrap_or_default();
+        if timers + wakers + kept.len() > 0 {
+            self.books().violation(format!(
+                "left at the end: {timers} armed timers, {wakers} wakers; the client keeps {kept:?}"
+            ));
         }
     }
 }
