@@ -34,7 +34,13 @@ struct State {
     random: Random,
     stalled_until: Time,
     waker: Option<Waker>,
+    /// What a read goes into, and the connections of a round: kept, since there are many rounds.
+    buffer: Box<[u8]>,
+    round: Vec<ConnId>,
 }
+
+/// The most bytes that one read takes.
+const READ: usize = 4096;
 
 impl Host {
     /// Serves this broker on this network, in a background task.
@@ -56,6 +62,8 @@ impl Host {
             random,
             stalled_until: Time::ZERO,
             waker: None,
+            buffer: vec![0; READ].into(),
+            round: Vec::new(),
         })));
         let serving = host.clone();
         let serve = std::future::poll_fn(move |cx| {
@@ -148,13 +156,18 @@ impl State {
             self.ends.insert(id, end);
             progress = true;
         }
-        if self.broker.next_deadline().is_some_and(|at| at <= now) {
+        // Still true at the end of the round, if there was no progress.
+        let deadline = self.broker.next_deadline();
+        if deadline.is_some_and(|at| at <= now) {
             self.broker.tick(now);
+            progress = true;
         }
-        let ids: Vec<ConnId> = self.ends.keys().copied().collect();
-        for id in ids {
+        let mut round = std::mem::take(&mut self.round);
+        round.extend(self.ends.keys());
+        for id in round.drain(..) {
             progress |= self.serve(id, now, cx);
         }
+        self.round = round;
         while self.broker.poll_changed().is_some() {
             progress = true;
         }
@@ -164,8 +177,7 @@ impl State {
             return;
         }
         let stalled = (self.stalled_until > now).then_some(self.stalled_until);
-        let deadline = self.broker.next_deadline().into_iter().chain(stalled).min();
-        let at = deadline.unwrap_or(Time::MAX);
+        let at = deadline.into_iter().chain(stalled).min().unwrap_or(Time::MAX);
         if Pin::new(&mut self.timer).poll_until(cx, at).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -190,11 +202,10 @@ impl State {
         }
         let Some(end) = self.ends.get_mut(&id) else { return progress };
         if now >= self.stalled_until && self.broker.wants_input(id) {
-            let mut buffer = [0; 4096];
-            let most = self.random.range(1, 4096) as usize;
-            match end.poll_read(cx, &mut buffer[..most]) {
+            let most = self.random.range(1, READ as u64) as usize;
+            match end.poll_read(cx, &mut self.buffer[..most]) {
                 Poll::Ready(Ok(n)) if n > 0 => {
-                    self.broker.receive(id, &buffer[..n], now);
+                    self.broker.receive(id, &self.buffer[..n], now);
                     progress = true;
                 }
                 Poll::Ready(_) => {
