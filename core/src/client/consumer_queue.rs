@@ -127,7 +127,10 @@ impl ConsumerShared {
         settlement: Settlement,
         through: bool,
     ) -> Settle {
-        if generation < self.valid_from.load(Ordering::Acquire) {
+        let stale = generation < self.valid_from.load(Ordering::Acquire);
+        #[cfg(feature = "sabotage")]
+        let stale = stale && !crate::sabotage::is(crate::sabotage::Sabotage::AcksWithoutGeneration);
+        if stale {
             return Settle::Stale;
         }
         let noted = self.settles.note(generation, tag, settlement, through);

@@ -161,7 +161,7 @@ impl DriverLink {
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
             #[cfg(feature = "sabotage")]
-            if crate::sabotage::loses_wake_up() {
+            if crate::sabotage::count(crate::sabotage::Sabotage::LostWakeUp) >= Some(50) {
                 return;
             }
             self.waker.wake();

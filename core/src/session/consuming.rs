@@ -176,6 +176,13 @@ impl Session {
         let (c, channel) = (subscription.connection, subscription.channel);
         let config = &consumer.config;
         match done {
+            #[cfg(feature = "sabotage")]
+            Expect::OpenOk
+                if consumer.was_active
+                    && crate::sabotage::is(crate::sabotage::Sabotage::QosNotReplayed) =>
+            {
+                self.consumer_step(id, generation, Expect::QosOk);
+            }
             Expect::OpenOk if !config.no_ack => {
                 let qos = basic::Qos { prefetch_count: config.prefetch, global: false };
                 self.call(
@@ -243,6 +250,13 @@ impl Session {
         let closing = consumer.is_closing();
         let later = run.settlement == Settlement::RequeueLater;
         let settlement = if later && closing { Settlement::Requeue } else { run.settlement };
+        #[cfg(feature = "sabotage")]
+        let run = if crate::sabotage::is(crate::sabotage::Sabotage::AcksWithoutGeneration) {
+            let latest = consumer.subscriptions.last().map_or(0, |latest| latest.generation);
+            SettleRun { generation: latest, ..run }
+        } else {
+            run
+        };
         let Some(subscription) = consumer.subscription_mut(run.generation) else {
             self.note_settles(id);
             return;

@@ -52,6 +52,7 @@ impl Host {
         random: Random,
     ) -> Self {
         broker.record_enqueued(true);
+        broker.record_facts(true);
         let host = Self(Arc::new(Mutex::new(State {
             broker,
             ends: BTreeMap::new(),
@@ -142,7 +143,6 @@ impl State {
     fn gone(&mut self, id: ConnId, now: Time) {
         self.broker.disconnect(id, now);
         self.ends.remove(&id);
-        self.lock_accounts().loss(now);
     }
 
     fn lock_accounts(&self) -> MutexGuard<'_, Accounts> {
@@ -233,8 +233,13 @@ impl State {
         progress
     }
 
-    /// Writes down what came into queues.
+    /// Writes down what happened, and what came into queues.
     fn write_down(&mut self) {
+        let facts = self.broker.take_facts();
+        if !facts.is_empty() {
+            let mut accounts = self.lock_accounts();
+            facts.iter().for_each(|fact| accounts.fact(fact));
+        }
         for copy in self.broker.take_enqueued() {
             let properties = decode_properties(&copy.properties).unwrap_or_default();
             let attempt = properties

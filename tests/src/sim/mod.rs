@@ -13,5 +13,7 @@ pub mod random;
 pub mod runtime;
 pub mod scenario;
 pub mod shrink;
+pub mod states;
+pub mod tap;
 pub mod trace;
 pub mod world;

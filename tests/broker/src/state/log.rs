@@ -63,6 +63,10 @@ impl Logs {
         self.0.get(&connection).map(|log| log.iter().cloned().collect()).unwrap_or_default()
     }
 
+    pub(super) fn last(&self, connection: ConnId) -> Option<&'static str> {
+        Some(self.0.get(&connection)?.back()?.method)
+    }
+
     fn of(&mut self, connection: ConnId) -> &mut VecDeque<Logged> {
         if !self.0.contains_key(&connection) && self.0.len() == CONNECTIONS {
             self.0.pop_first();

@@ -8,7 +8,7 @@ use lavinmq_core::{
     stats::ProducerStats,
 };
 
-use super::{Accounts, Admission, Id, Outcome};
+use super::{Accounts, Admission, Arrival, Id, Outcome, Record};
 use crate::sim::scenario::{EndingPlan, Fault, Scenario, Target};
 
 impl Accounts {
@@ -21,6 +21,7 @@ impl Accounts {
     ) {
         let plan = &scenario.producers[index];
         let confirm = plan.mode == PublishMode::Confirm;
+        let calm = scenario.ending == EndingPlan::Calm && !plan.abandons();
         let mut heard = ProducerStats::default();
         let mut wrong = Vec::new();
         for (number, record) in self.producers[index].records.iter().enumerate() {
@@ -52,6 +53,12 @@ impl Accounts {
                     }
                 }
                 None => {}
+            }
+            if record.admission == Admission::Accepted {
+                wrong.extend(
+                    against_wire(record, confirm, calm)
+                        .map(|what| format!("p{index}.{number}: {what}")),
+                );
             }
             let told = hook.unwrap_or(Outcome::Confirmed);
             if let Some(receipt) = record.receipt.filter(|receipt| *receipt != told) {
@@ -166,10 +173,15 @@ impl Accounts {
             if matches!(outcome, Some(Outcome::Dropped(_))) && !copies.is_empty() {
                 wrong.push(format!("{id}: {outcome:?}, but the broker has it: {copies:?}"));
             }
-            if !confirm && copies.len() > 1 {
-                wrong.push(format!("{id}: fire-and-forget, and {} copies", copies.len()));
+            if copies.len() as u64 > record.wire.whole {
+                let whole = record.wire.whole;
+                wrong.push(format!("{id}: {whole} copies were written, stored: {copies:?}"));
             }
-            // A copy without x-attempt is the first that was possibly whole; numbers grow.
+            let queue = scenario.target_queue(index, record.queue);
+            if let Some(copy) = copies.iter().find(|copy| Some(&*copy.queue) != queue) {
+                wrong.push(format!("{id}: meant for {queue:?}, and in {}", copy.queue));
+            }
+            // Each copy says which one it is.
             let mut attempts: Vec<_> =
                 copies.iter().map(|copy| copy.attempt.unwrap_or(1)).collect();
             attempts.sort_unstable();
@@ -180,30 +192,24 @@ impl Accounts {
         wrong.into_iter().for_each(|what| self.violation(what));
     }
 
-    /// First copies arrive in the order of acceptance.
+    /// The broker received first copies in the order of acceptance.
     pub(super) fn check_order(&mut self, index: usize, scenario: &Scenario) {
         let confirm = scenario.producers[index].mode == PublishMode::Confirm;
         let mut wrong = Vec::new();
-        let records = &self.producers[index].records;
-        for ((producer, queue), copies) in &self.first_copies {
-            if *producer != index {
-                continue;
-            }
-            // Fire-and-forget: what an old connection still carries may come after what the next one
-            // brought. And only a task knows the order of its own publishes, without receipts.
-            let mut latest: BTreeMap<(usize, u64), (u64, usize)> = BTreeMap::new();
-            for &(number, connection) in copies {
-                let record = &records[number];
-                let (key, order) = match record.sequence {
-                    Some(sequence) => ((0, 0), sequence),
-                    None => ((record.task, connection), number as u64),
-                };
-                let key = if confirm { key } else { (record.task, connection) };
-                if let Some((before, other)) = latest.insert(key, (order, number))
-                    && before > order
-                {
-                    wrong.push(format!("p{index}.{number} came after .{other} into {queue}"));
-                }
+        let book = &self.producers[index];
+        // Fire-and-forget: what an old connection still carries may come after what the next one
+        // brought. And only a task knows the order of its own publishes, without receipts.
+        let mut latest: BTreeMap<(usize, u64), (u64, usize)> = BTreeMap::new();
+        for &Arrival { number, connection } in &book.arrivals {
+            let record = &book.records[number];
+            let (key, order) = match record.sequence {
+                Some(sequence) if confirm => ((0, 0), sequence),
+                _ => ((record.task, connection), number as u64),
+            };
+            if let Some((before, other)) = latest.insert(key, (order, number))
+                && before > order
+            {
+                wrong.push(format!("p{index}.{number} reached the broker after .{other}"));
             }
         }
         wrong.into_iter().for_each(|what| self.violation(what));
@@ -214,9 +220,12 @@ impl Accounts {
         let mut expected: BTreeMap<(Arc<str>, u64, Outcome), u64> = BTreeMap::new();
         for (index, book) in self.producers.iter().enumerate() {
             let key: Arc<str> = scenario.routing_key(index).into();
-            for (sequence, outcome) in book.records.iter().filter_map(|record| record.hook) {
+            for record in &book.records {
+                let Some((sequence, outcome)) = record.hook else { continue };
                 if outcome != Outcome::Confirmed {
-                    *expected.entry((key.clone(), sequence, outcome)).or_default() += 1;
+                    let own = record.queue.map(|queue| scenario.queues[queue].name.as_str().into());
+                    let key = own.unwrap_or_else(|| key.clone());
+                    *expected.entry((key, sequence, outcome)).or_default() += 1;
                 }
             }
         }
@@ -242,5 +251,39 @@ impl Accounts {
                 .collect();
             self.violation(format!("events and hooks disagree: {odd:?}"));
         }
+    }
+}
+
+/// What is wrong with an accepted message's outcome, judged by what went over the wire.
+fn against_wire(record: &Record, confirm: bool, calm: bool) -> Option<String> {
+    let wire = record.wire;
+    let whole = wire.whole;
+    let outcome = record.hook.map(|(_, outcome)| outcome);
+    if !confirm {
+        return match outcome {
+            // At an early end, what is encoded counts as sent: nobody will look again.
+            None if whole != 1 && (calm || whole > 1) => {
+                Some(format!("counts as sent, and was written whole {whole} times"))
+            }
+            Some(Outcome::Dropped(_)) if whole > 0 => {
+                Some(format!("{outcome:?}, and was written whole"))
+            }
+            _ => None,
+        };
+    }
+    let outcome = outcome.unwrap_or(Outcome::Confirmed);
+    let by_broker = matches!(outcome, Outcome::Confirmed | Outcome::Nacked | Outcome::Returned);
+    match wire.told {
+        Some(told) if told != outcome => Some(format!("{outcome:?}, the broker said {told:?}")),
+        None if by_broker => Some(format!("{outcome:?}, and the broker said nothing")),
+        Some(_) | None => match outcome {
+            Outcome::Dropped(_) if whole > 0 => {
+                Some(format!("{outcome:?}, and was possibly written whole"))
+            }
+            Outcome::Unknown(_) if whole == 0 && calm => {
+                Some(format!("{outcome:?}, and was never written whole"))
+            }
+            _ => None,
+        },
     }
 }

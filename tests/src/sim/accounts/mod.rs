@@ -6,26 +6,35 @@
 //! must agree with each other; their sums must agree with the client's stats. `sums` checks the sums,
 //! `messages` each message, `deliveries` the consumers' side.
 
+mod broker;
 mod deliveries;
 mod id;
 mod messages;
 mod outcome;
 mod sums;
+mod wire;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use lavinmq_core::{
     error::{NotConfirmed, PublishError},
-    event::{Event, Settled},
+    event::{DropReason, Event, Settled},
     stats::{ProducerStats, Stats},
-    time::Time,
 };
 
+use self::{
+    broker::Arrival,
+    wire::{Deliveries, Links, OnWire},
+};
 pub use self::{
     id::Id,
     outcome::{Admission, Outcome},
+    wire::Settlement,
 };
-use super::scenario::Scenario;
+use super::{scenario::Scenario, states};
 
 #[derive(Clone, Debug)]
 struct Record {
@@ -35,6 +44,11 @@ struct Record {
     sequence: Option<u64>,
     receipt: Option<Outcome>,
     hook: Option<(u64, Outcome)>,
+    /// The queue that it is published to, if not the producer's.
+    queue: Option<usize>,
+    wire: OnWire,
+    /// Copies that the broker received whole.
+    received: u64,
 }
 
 /// A copy of a message that the broker put into a queue.
@@ -48,14 +62,13 @@ pub struct StoredCopy {
     pub attempt: Option<u64>,
 }
 
-/// The number of a message, and the connection on which its first copy came.
-type FirstCopy = (usize, u64);
-
 /// How a delivery was settled by the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
-    /// `ack()`, or the broker forgot it when it sent it.
+    /// `ack()`.
     Ack,
+    /// None: the broker forgot it when it sent it.
+    NoAck,
     /// `requeue()`.
     Requeue,
     /// `reject()`.
@@ -64,18 +77,22 @@ pub enum Treatment {
     Forget,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Handed {
-    at: Time,
-    redelivered: bool,
-    consumer: usize,
-    treatment: Option<Treatment>,
-}
+/// A delivery that was handed to the application: of which message, and which one of it.
+pub type Place = (Id, usize);
 
 #[derive(Clone, Debug, Default)]
 struct ProducerBook {
     counts: ProducerStats,
     records: Vec<Record>,
+    /// Messages accepted, and neither begun to be written nor dropped.
+    queued: i64,
+    /// The window and the ring, as planned.
+    window: usize,
+    ring: usize,
+    /// The latest first copy that was begun to be written, by task.
+    begun: BTreeMap<usize, u64>,
+    /// First copies in the order in which the broker received them.
+    arrivals: Vec<Arrival>,
 }
 
 /// The books of one world.
@@ -83,14 +100,25 @@ struct ProducerBook {
 pub struct Accounts {
     producers: Vec<ProducerBook>,
     stored: BTreeMap<Id, Vec<StoredCopy>>,
-    /// First copies in the order in which the broker stored them, by producer and queue.
-    first_copies: BTreeMap<(usize, Arc<str>), Vec<FirstCopy>>,
-    handed: BTreeMap<Id, Vec<Handed>>,
+    deliveries: BTreeMap<Id, Deliveries>,
+    /// How each delivery was treated, by message.
+    handed: BTreeMap<Id, Vec<Option<Treatment>>>,
+    /// Deliveries in hand, by consumer.
+    in_hand: BTreeMap<usize, Vec<Place>>,
+    /// The prefetches that a queue's consumers want.
+    prefetches: BTreeMap<String, Vec<u16>>,
+    /// Deliveries read whole by the client.
+    reads: u64,
+    /// Settled on the wire, by [`Settlement`].
+    wire_settled: [u64; 3],
+    links: Links,
+    cut_in_handshake: bool,
+    /// Queues whose declaration the application gave up.
+    given_up: BTreeSet<String>,
+    states: BTreeMap<&'static str, u64>,
     events: BTreeMap<(Arc<str>, u64, Outcome), u64>,
     skipped: u64,
     hook_panics: u64,
-    /// When anything happened after which a broker may deliver again.
-    losses: Vec<Time>,
     violations: Vec<String>,
 }
 
@@ -101,14 +129,42 @@ impl Accounts {
         Self {
             producers: vec![ProducerBook::default(); producers],
             stored: BTreeMap::new(),
-            first_copies: BTreeMap::new(),
+            deliveries: BTreeMap::new(),
             handed: BTreeMap::new(),
+            in_hand: BTreeMap::new(),
+            prefetches: BTreeMap::new(),
+            reads: 0,
+            wire_settled: [0; 3],
+            links: Links::default(),
+            cut_in_handshake: false,
+            given_up: BTreeSet::new(),
+            states: BTreeMap::new(),
             events: BTreeMap::new(),
             skipped: 0,
             hook_panics: 0,
-            losses: Vec::new(),
             violations: Vec::new(),
         }
+    }
+
+    /// Empty books for this world.
+    #[must_use]
+    pub fn of(scenario: &Scenario) -> Self {
+        let mut books = Self::new(scenario.producers.len());
+        for (book, plan) in books.producers.iter_mut().zip(&scenario.producers) {
+            book.window = plan.max_in_flight;
+            book.ring = plan.buffer_size;
+        }
+        for plan in scenario.consumers.iter().filter(|plan| !plan.no_ack) {
+            let queue = scenario.queues[plan.queue].name.clone();
+            books.prefetches.entry(queue).or_default().push(plan.prefetch);
+        }
+        books
+    }
+
+    /// The rare states that were reached, and how often.
+    #[must_use]
+    pub const fn states(&self) -> &BTreeMap<&'static str, u64> {
+        &self.states
     }
 
     /// Something is wrong.
@@ -140,7 +196,7 @@ impl Accounts {
     // ---- publishing -----------------------------------------------------------------------------
 
     /// The next message of this producer is about to be offered.
-    pub fn offer(&mut self, producer: usize, task: usize) -> Id {
+    pub fn offer(&mut self, producer: usize, task: usize, queue: Option<usize>) -> Id {
         let book = &mut self.producers[producer];
         book.counts.offered += 1;
         book.counts.waiting += 1;
@@ -150,6 +206,9 @@ impl Accounts {
             sequence: None,
             receipt: None,
             hook: None,
+            queue,
+            wire: OnWire::default(),
+            received: 0,
         });
         Id { producer, number: book.records.len() - 1 }
     }
@@ -164,12 +223,15 @@ impl Accounts {
     /// It was accepted; confirm producers say with which sequence number.
     pub fn accepted_one(&mut self, id: Id, sequence: Option<u64>) {
         self.end_offer(id, Admission::Accepted).accepted += 1;
-        self.producers[id.producer].records[id.number].sequence = sequence;
+        let book = &mut self.producers[id.producer];
+        book.records[id.number].sequence = sequence;
+        book.queued += 1;
     }
 
     /// Its future was dropped while it waited.
     pub fn cancelled(&mut self, id: Id) {
         self.end_offer(id, Admission::Cancelled).cancelled += 1;
+        self.state(states::CANCELLED_WAITING);
     }
 
     /// It was refused.
@@ -185,6 +247,13 @@ impl Accounts {
             PublishError::Invalid(..) => counts.refused_invalid += 1,
             PublishError::TimedOut(_) => counts.timed_out += 1,
             _ => self.violation(format!("{id}: an unknown refusal {error:?}")),
+        }
+        match error {
+            PublishError::Offline(..) => self.state(states::REFUSED_OFFLINE),
+            PublishError::TimedOut(_) if self.is_offline() => {
+                self.state(states::TIMED_OUT_OFFLINE);
+            }
+            _ => {}
         }
     }
 
@@ -224,7 +293,9 @@ impl Accounts {
             return self.violation(format!("{id}: a hook heard of it before it was offered"));
         };
         let (admission, sequence) = (record.admission, record.sequence);
+        let begun = record.wire.begun > 0;
         let before = record.hook.replace((settled.sequence, outcome));
+        self.note_drop(id, outcome, begun);
         if admission != Admission::Accepted {
             self.violation(format!("{id}: {outcome:?}, but it is {admission:?}"));
         }
@@ -239,9 +310,29 @@ impl Accounts {
         }
     }
 
+    fn note_drop(&mut self, id: Id, outcome: Outcome, begun: bool) {
+        let book = &mut self.producers[id.producer];
+        let full = book.queued >= book.ring as i64;
+        if !begun {
+            book.queued -= 1;
+        }
+        match outcome {
+            Outcome::Dropped(DropReason::BufferFull) if self.is_offline() => {
+                self.state(states::EVICTED_OFFLINE);
+            }
+            Outcome::Dropped(DropReason::BufferFull) if self.is_blocked() => {
+                self.state(states::EVICTED_BLOCKED);
+            }
+            Outcome::Dropped(DropReason::TtlExpired) if full => self.state(states::TTL_FULL),
+            Outcome::Failed if begun => self.state(states::OFFENDER_FOUND),
+            _ => {}
+        }
+    }
+
     /// A hook panicked on purpose.
-    pub const fn hook_panicked(&mut self) {
+    pub fn hook_panicked(&mut self) {
         self.hook_panics += 1;
+        self.state(states::HOOK_PANIC);
     }
 
     /// An event was read.
@@ -260,52 +351,48 @@ impl Accounts {
 
     /// The broker put a copy into a queue.
     pub fn stored(&mut self, id: Id, copy: StoredCopy) {
-        let known = self.producers.get(id.producer).and_then(|book| book.records.get(id.number));
-        if known.is_none() {
+        if self.record(id).is_none() {
             return self.violation(format!("{id}: the broker has a message that nobody offered"));
         }
-        let copies = self.stored.entry(id).or_default();
-        let first = copies.iter().all(|other| other.queue != copy.queue);
-        // One with x-attempt may have been refused (nacked, and the nack lost) when its turn was.
-        if first && copy.attempt.is_none() {
-            self.first_copies
-                .entry((id.producer, copy.queue.clone()))
-                .or_default()
-                .push((id.number, copy.connection));
-        }
-        copies.push(copy);
-    }
-
-    /// Something happened after which a broker may deliver again.
-    pub fn loss(&mut self, at: Time) {
-        self.losses.push(at);
+        self.stored.entry(id).or_default().push(copy);
     }
 
     // ---- consuming --------------------------------------------------------------------------------
 
     /// A delivery was handed to the application. Returns its place, for [`Accounts::treated`].
-    pub fn handed(&mut self, id: Id, at: Time, consumer: usize, redelivered: bool) -> (Id, usize) {
-        if !self.stored.contains_key(&id) {
-            self.violation(format!("{id}: delivered, but it never was in a queue"));
+    pub fn handed(&mut self, id: Id, consumer: usize, redelivered: bool) -> Place {
+        let deliveries = self.deliveries_of(id);
+        deliveries.handed[usize::from(redelivered)] += 1;
+        let Deliveries { sent, handed, .. } = *deliveries;
+        if handed[0] > sent[0] || handed[1] > sent[1] {
+            self.violation(format!(
+                "{id}: handed over {handed:?} times (new, redelivered), delivered {sent:?} times"
+            ));
         }
-        let handed = self.handed.entry(id).or_default();
-        handed.push(Handed { at, redelivered, consumer, treatment: None });
-        (id, handed.len() - 1)
+        let all = self.handed.entry(id).or_default();
+        all.push(None);
+        let place = (id, all.len() - 1);
+        self.in_hand.entry(consumer).or_default().push(place);
+        place
     }
 
     /// The application settled a delivery so, and was told that it is queued.
-    pub fn treated(&mut self, (id, at): (Id, usize), treatment: Treatment) {
-        if let Some(handed) = self.handed.get_mut(&id).and_then(|all| all.get_mut(at)) {
-            handed.treatment = Some(treatment);
+    pub fn treated(&mut self, (id, at): Place, treatment: Treatment) {
+        let slot = self.handed.get_mut(&id).and_then(|all| all.get_mut(at));
+        let Some(slot) = slot.filter(|slot| slot.is_none()) else { return };
+        *slot = Some(treatment);
+        let deliveries = self.deliveries_of(id);
+        match treatment {
+            Treatment::Ack => deliveries.app_acks += 1,
+            Treatment::Reject => deliveries.app_rejects += 1,
+            Treatment::NoAck | Treatment::Requeue | Treatment::Forget => {}
         }
     }
 
-    /// The application acked a delivery and every earlier one of its consumer.
-    pub fn acked_through(&mut self, consumer: usize) {
-        for handed in self.handed.values_mut().flatten() {
-            if handed.consumer == consumer {
-                handed.treatment.get_or_insert(Treatment::Ack);
-            }
+    /// The application settled a delivery and every earlier one of its consumer.
+    pub fn treated_through(&mut self, consumer: usize, treatment: Treatment) {
+        for place in self.in_hand.remove(&consumer).unwrap_or_default() {
+            self.treated(place, treatment);
         }
     }
 
@@ -313,6 +400,12 @@ impl Accounts {
     #[must_use]
     pub fn deliveries(&self) -> u64 {
         self.handed.values().map(|all| all.len() as u64).sum()
+    }
+
+    /// How many deliveries were treated so.
+    fn treated_so(&self, treatment: Treatment) -> u64 {
+        let all = self.handed.values().flatten();
+        all.filter(|handed| **handed == Some(treatment)).count() as u64
     }
 
     // ---- checks -----------------------------------------------------------------------------------
@@ -349,7 +442,6 @@ impl Accounts {
             self.check_order(index, scenario);
         }
         self.check_events(scenario);
-        self.check_deliveries(scenario);
         if let Some((producers, sum)) = end {
             self.check_sum(scenario, producers, sum);
         }

@@ -2,7 +2,7 @@
 
 use lavinmq_core::stats::{ProducerStats, Stats};
 
-use super::{Accounts, Treatment};
+use super::{Accounts, Settlement, Treatment};
 use crate::sim::scenario::Scenario;
 
 impl Accounts {
@@ -23,19 +23,11 @@ impl Accounts {
         if sum.hook_panics != panics {
             self.violation(format!("{panics} hooks panicked, counted {}", sum.hook_panics));
         }
-        let treated = |wanted| {
-            let all = self.handed.values().flatten();
-            all.filter(|handed| handed.treatment == Some(wanted)).count() as u64
-        };
         let consume = sum.consume;
-        // What a no-ack consumer had not handed over when it was dropped counts as acked, too.
-        let no_ack = scenario.consumers.iter().any(|plan| plan.no_ack);
-        let acked = if no_ack { consume.received } else { treated(Treatment::Ack) };
         for (what, most, counted) in [
-            ("handed over", consume.received, self.deliveries()),
-            ("acked", acked, consume.acked),
-            ("rejected", treated(Treatment::Reject), consume.rejected),
-            ("forgotten", treated(Treatment::Forget), consume.forgotten),
+            ("received", self.reads, consume.received),
+            ("rejected", self.treated_so(Treatment::Reject), consume.rejected),
+            ("forgotten", self.treated_so(Treatment::Forget), consume.forgotten),
             ("queued after close", 0, consume.queued),
             ("in hand after close", 0, consume.in_hand),
             ("settling after close", 0, consume.settling),
@@ -43,6 +35,16 @@ impl Accounts {
             if counted > most {
                 self.violation(format!("{counted} deliveries {what}, at most {most} can be"));
             }
+        }
+        // Acked is what was written; where the transport buffers, what was flushed.
+        let written = self.wire_settled[Settlement::Ack as usize];
+        let no_ack = self.treated_so(Treatment::NoAck);
+        let exact = !scenario.conditions.buffers;
+        if consume.acked > written + no_ack || (exact && consume.acked != written + no_ack) {
+            self.violation(format!(
+                "{} deliveries acked; {written} acks were written, {no_ack} handed over without",
+                consume.acked
+            ));
         }
     }
 

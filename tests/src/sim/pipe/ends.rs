@@ -8,7 +8,7 @@ use std::{
 
 use futures::io::{AsyncRead, AsyncWrite};
 
-use super::{Ending, Link, Way};
+use super::{Ending, Link, Watch, Way};
 use crate::sim::executor::{Handle, SimTimer};
 
 /// The client's end.
@@ -22,6 +22,7 @@ pub struct SimIo {
     buffers: bool,
     /// What a vectored write is put together in.
     whole: Vec<u8>,
+    watch: Option<Box<dyn Watch>>,
 }
 
 impl SimIo {
@@ -33,6 +34,25 @@ impl SimIo {
             pending: Vec::new(),
             buffers,
             whole: Vec::new(),
+            watch: None,
+        }
+    }
+
+    /// Has somebody look at what goes through this end.
+    pub fn watch_with(&mut self, watch: Box<dyn Watch>) {
+        self.watch = Some(watch);
+    }
+
+    fn wrote(&mut self, bytes: &[u8], taken: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Poll::Ready(Ok(n)), Some(watch)) = (&taken, &mut self.watch) {
+            watch.wrote(&bytes[..*n]);
+        }
+        taken
+    }
+
+    fn ended(&mut self) {
+        if let Some(mut watch) = self.watch.take() {
+            watch.ended(self.link.is_silent());
         }
     }
 
@@ -67,7 +87,17 @@ impl AsyncRead for SimIo {
         into: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let Self { link, read_timer, .. } = &mut *self;
-        link.lock().poll_read(Way::Down, read_timer, cx, into)
+        let read = link.lock().poll_read(Way::Down, read_timer, cx, into);
+        match &read {
+            Poll::Ready(Ok(n)) if *n > 0 => {
+                if let Some(watch) = &mut self.watch {
+                    watch.read(&into[..*n]);
+                }
+            }
+            Poll::Ready(_) => self.ended(),
+            Poll::Pending => {}
+        }
+        read
     }
 }
 
@@ -79,7 +109,8 @@ impl AsyncWrite for SimIo {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if !this.buffers {
-            return this.link.lock().poll_write(Way::Up, &mut this.write_timer, cx, bytes);
+            let taken = this.link.lock().poll_write(Way::Up, &mut this.write_timer, cx, bytes);
+            return this.wrote(bytes, taken);
         }
         if this.pending.len() >= BUFFERED {
             match this.poll_pass_on(cx) {
@@ -90,7 +121,7 @@ impl AsyncWrite for SimIo {
         }
         let n = bytes.len().min(BUFFERED - this.pending.len());
         this.pending.extend_from_slice(&bytes[..n]);
-        Poll::Ready(Ok(n))
+        self.wrote(bytes, Poll::Ready(Ok(n)))
     }
 
     fn poll_write_vectored(
@@ -128,6 +159,7 @@ impl AsyncWrite for SimIo {
 
 impl Drop for SimIo {
     fn drop(&mut self) {
+        self.ended();
         let mut state = self.link.lock();
         state.shut(Way::Up, Ending::Eof);
         if state.over.is_none() && !state.silent {

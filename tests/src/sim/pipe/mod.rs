@@ -12,6 +12,7 @@ mod state;
 mod tests;
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -78,6 +79,16 @@ pub struct Cut {
     pub ending: Ending,
     /// Whether the writer may write on for a while (the kernel takes it, nobody gets it).
     pub takes_more: bool,
+}
+
+/// Looks at what the client's end of a link takes and gives.
+pub trait Watch: Send + fmt::Debug {
+    /// These bytes were taken from the client.
+    fn wrote(&mut self, bytes: &[u8]);
+    /// These bytes were given to the client.
+    fn read(&mut self, bytes: &[u8]);
+    /// The client was told that the link is over, or has let go of it.
+    fn ended(&mut self, silent: bool);
 }
 
 /// One connection.

@@ -254,6 +254,14 @@ pub enum EndingPlan {
     Dropped,
 }
 
+impl ProducerPlan {
+    /// Whether it may be closed with messages left.
+    #[must_use]
+    pub const fn abandons(&self) -> bool {
+        false
+    }
+}
+
 impl Scenario {
     /// The same without faults, in a good network, and without heartbeats: a world in which nothing
     /// ever happens by itself, so that whoever is not woken waits for ever.
@@ -274,6 +282,17 @@ impl Scenario {
             Target::Nowhere => format!("nowhere-{producer}"),
             Target::MissingExchange => format!("key-{producer}"),
         }
+    }
+
+    /// The queue that a message of this producer is meant for; `own` if it is not the producer's.
+    #[must_use]
+    pub fn target_queue(&self, producer: usize, own: Option<usize>) -> Option<&str> {
+        let queue = match (own, &self.producers[producer].target) {
+            (Some(queue), _) => queue,
+            (None, Target::Queue(queue)) => *queue,
+            (None, Target::Nowhere | Target::MissingExchange) => return None,
+        };
+        self.queues.get(queue).map(|queue| queue.name.as_str())
     }
 
     /// Whether anybody deletes this queue.

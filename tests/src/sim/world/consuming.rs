@@ -72,22 +72,19 @@ impl Shared {
             let stop = race(self.until(until), self.stop.wait());
             match race(consumer.next(), stop).await {
                 Either::Left(Some(received)) => {
-                    let now = self.handle.now();
                     let id = read_id(&received);
                     self.handle.event(format_args!("consumer {index} gets {id:?}"));
                     match id {
                         Some(id) => {
-                            let place = self.books().handed(id, now, index, received.redelivered());
-                            self.books().treated(place, Treatment::Ack);
+                            let place = self.books().handed(id, index, received.redelivered());
+                            self.books().treated(place, Treatment::NoAck);
                         }
                         None => self.books().violation("a delivery that nobody published"),
                     }
                 }
                 Either::Left(None) => return self.ended(index, consumer.end_reason().is_some()),
                 Either::Right(Either::Left(())) => {
-                    self.books().loss(self.handle.now());
                     self.close(index, consumer.close()).await;
-                    self.books().loss(self.handle.now());
                     return true;
                 }
                 Either::Right(Either::Right(())) => return false,
@@ -133,9 +130,7 @@ impl Shared {
                 Either::Left(Some(delivery)) => self.treat(index, plan, random, delivery),
                 Either::Left(None) => return self.ended(index, consumer.end_reason().is_some()),
                 Either::Right(Either::Left(())) => {
-                    self.books().loss(self.handle.now());
                     self.close(index, consumer.close()).await;
-                    self.books().loss(self.handle.now());
                     return true;
                 }
                 Either::Right(Either::Right(())) => return false,
@@ -150,13 +145,12 @@ impl Shared {
         random: &mut Random,
         delivery: Delivery,
     ) {
-        let now = self.handle.now();
         let id = read_id(&delivery);
         self.handle.event(format_args!("consumer {index} gets {id:?}"));
         let Some(id) = id else {
             return self.books().violation("a delivery that nobody published");
         };
-        let place = self.books().handed(id, now, index, delivery.redelivered());
+        let place = self.books().handed(id, index, delivery.redelivered());
         let habits = plan.habits;
         let mut draw = if self.healed.is_open() { 64 } else { random.below(64) };
         let mut is = |n: u64| {
@@ -174,7 +168,7 @@ impl Shared {
         } else if is(habits.ack_through) {
             let settle = delivery.ack_through();
             if settle == Settle::Queued {
-                self.books().acked_through(index);
+                self.books().treated_through(index, Treatment::Ack);
             }
             (settle, Treatment::Ack)
         } else if is(habits.hold) {

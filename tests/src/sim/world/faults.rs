@@ -52,7 +52,6 @@ impl Shared {
             Fault::Restart { down, kill } => {
                 handle.count(if kill { "crash" } else { "restart" });
                 self.network.refuse_until(now + down);
-                self.books().loss(now);
                 self.host.with(
                     |broker, now| {
                         if kill { broker.crash(now) } else { broker.restart(now) }
@@ -68,13 +67,11 @@ impl Shared {
             }
             Fault::CloseConnections => {
                 handle.count("close-connections");
-                self.books().loss(now);
                 self.host
                     .with(|broker, now| broker.close_connections(320, "CONNECTION_FORCED", now));
             }
             Fault::DeleteQueue(queue) => {
                 handle.count("delete-queue");
-                self.books().loss(now);
                 let name = self.scenario.queues[queue].name.clone();
                 self.host.with(|broker, now| broker.delete_queue(&name, now));
                 let shared = self.clone();
@@ -108,7 +105,6 @@ impl Shared {
                     }
                     open.len() as u64
                 });
-                self.books().loss(now);
                 handle.add("channel-closed", closed);
             }
             Fault::Stall(down) => {

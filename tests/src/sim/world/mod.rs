@@ -30,6 +30,7 @@ use super::{
     random::Random,
     runtime::SimRuntime,
     scenario::{EndingPlan, Scenario},
+    tap::Tap,
     trace::Trace,
 };
 
@@ -92,8 +93,10 @@ impl World {
         let root = Random::new(scenario.seed);
         let executor = Executor::new(root.split("executor"), Trace::new(print));
         let handle = executor.handle().clone();
-        let accounts = Arc::new(Mutex::new(Accounts::new(scenario.producers.len())));
+        let accounts = Arc::new(Mutex::new(Accounts::of(&scenario)));
         let network = Network::new(&handle, root.split("network"), scenario.conditions.clone());
+        let books = accounts.clone();
+        network.watch_with(move |link| Box::new(Tap::new(link, books.clone())));
         let mut settings = Settings::new(scenario.personality);
         if scenario.client.heartbeat.is_zero() {
             // Both sides must say so.
@@ -161,7 +164,11 @@ impl World {
             accepted: accounts.accepted(),
             deliveries: accounts.deliveries(),
             reconnects: lock(&shared.handles).sum.map_or(0, |sum| sum.reconnects),
-            counters: shared.handle.counters(),
+            counters: {
+                let mut counters = shared.handle.counters();
+                counters.extend(accounts.states());
+                counters
+            },
             polls,
             ended_at: shared.handle.now(),
         }

@@ -76,7 +76,7 @@ where
     }
 
     fn offer(&self) -> Id {
-        self.shared.books().offer(self.index, self.task)
+        self.shared.books().offer(self.index, self.task, None)
     }
 
     /// Writes down how an offer ended.
