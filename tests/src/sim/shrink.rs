@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     pipe::Conditions,
-    scenario::{Habits, Scenario},
+    scenario::{Habits, Scenario, Style},
     world,
 };
 
@@ -75,8 +75,11 @@ fn candidates(of: &Scenario) -> Vec<Scenario> {
         if plan.habits != Habits::default() {
             add(&|s| s.consumers[index].habits = Habits::default());
         }
-        if plan.reopens_at.is_some() {
-            add(&|s| s.consumers[index].reopens_at = None);
+        if plan.style != Style::Next {
+            add(&|s| s.consumers[index].style = Style::Next);
+        }
+        if !plan.reopens_at.is_empty() {
+            add(&|s| s.consumers[index].reopens_at.clear());
         }
     }
     if of.conditions.spurious > 0 {

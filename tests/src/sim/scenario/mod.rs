@@ -27,6 +27,8 @@ pub struct Scenario {
     pub producers: Vec<ProducerPlan>,
     /// The consumers.
     pub consumers: Vec<ConsumerPlan>,
+    /// Queues that are declared on the way, in the order of their times.
+    pub declares: Vec<DeclarePlan>,
     /// Faults, in the order of their times.
     pub faults: Vec<(Duration, Fault)>,
     /// When faults end and everything heals.
@@ -60,6 +62,23 @@ pub struct QueuePlan {
     pub name: String,
     /// The most messages; then publishes are rejected (nacked).
     pub rejects_over: Option<u32>,
+    /// Whether a broker that restarts forgets it.
+    pub transient: bool,
+}
+
+/// A queue declared on the way, that nobody publishes to.
+#[derive(Clone, Debug)]
+pub struct DeclarePlan {
+    /// When.
+    pub at: Duration,
+    /// Its name.
+    pub name: String,
+    /// Whether it belongs to its connection.
+    pub exclusive: bool,
+    /// The application gives up after so long.
+    pub patience: Option<Duration>,
+    /// The broker deletes it after so long.
+    pub deleted_after: Option<Duration>,
 }
 
 /// One producer and its operations.
@@ -89,6 +108,10 @@ pub struct ProducerPlan {
     pub hears_confirms: bool,
     /// One hook call in so many panics; 0: none.
     pub hook_panics_every: u64,
+    /// Whether the broker returns what no queue wants.
+    pub mandatory: bool,
+    /// When, and how, it is closed while others go on.
+    pub closes: Option<(Duration, ClosePlan)>,
     /// Each task's operations; they share the producer.
     pub tasks: Vec<Vec<PublishOp>>,
 }
@@ -109,6 +132,15 @@ pub enum Target {
 pub enum PublishOp {
     /// `publish(..).await`.
     Publish {
+        /// The body's length.
+        bytes: usize,
+        /// What becomes of the receipt.
+        receipt: ReceiptPlan,
+    },
+    /// `publish_to(..).await`, to another queue.
+    PublishTo {
+        /// The queue's index.
+        queue: usize,
         /// The body's length.
         bytes: usize,
         /// What becomes of the receipt.
@@ -164,8 +196,42 @@ pub struct ConsumerPlan {
     pub habits: Habits,
     /// The delay before a forgotten delivery is requeued.
     pub requeue_delay: Duration,
-    /// Closed at this time, and opened again after a second.
-    pub reopens_at: Option<Duration>,
+    /// How it takes its deliveries.
+    pub style: Style,
+    /// Closed at these times, in their order, and opened again.
+    pub reopens_at: Vec<Duration>,
+    /// Whether it is dropped instead of closed.
+    pub drops: bool,
+}
+
+/// How a consumer takes its deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// `next().await`.
+    Next,
+    /// `next_batch(..).await`.
+    Batch {
+        /// The most deliveries.
+        most: usize,
+        /// How long it waits for them.
+        linger: Duration,
+    },
+    /// `run(..)`, with a handler that fails or panics instead of rejecting and forgetting.
+    Run {
+        /// Handlers at the same time.
+        concurrency: usize,
+        /// Whether failure rejects.
+        rejects: bool,
+    },
+}
+
+/// How a producer is closed while others go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClosePlan {
+    /// With all the time in the world.
+    Drain,
+    /// With so much time.
+    Abandon(Duration),
 }
 
 /// How many deliveries out of 64 are treated how, until everything heals; the rest is acked.
@@ -220,8 +286,8 @@ pub enum Fault {
     },
     /// The broker blocks publishers for so long.
     Block(Duration),
-    /// The broker closes every connection with 320.
-    CloseConnections,
+    /// The broker closes every connection with this code.
+    CloseConnections(u16),
     /// A queue is deleted; it is declared again after a while.
     DeleteQueue(usize),
     /// The broker closes all channels of one connection.
@@ -235,6 +301,8 @@ pub enum Fault {
     Nack(u64),
     /// The broker keeps its confirms back for so long.
     HoldConfirms(Duration),
+    /// The broker confirms again what it confirmed last, on every channel.
+    RepeatConfirms,
     /// RabbitMQ confirms singly and out of order, from now on.
     ReorderConfirms,
     /// The broker stops one connection's channels by channel.flow for so long.
@@ -258,7 +326,7 @@ impl ProducerPlan {
     /// Whether it may be closed with messages left.
     #[must_use]
     pub const fn abandons(&self) -> bool {
-        false
+        matches!(self.closes, Some((_, ClosePlan::Abandon(_))))
     }
 }
 
@@ -271,6 +339,65 @@ impl Scenario {
         self.conditions = Conditions::calm();
         self.client.heartbeat = Duration::ZERO;
         self.ending = EndingPlan::Calm;
+        self
+    }
+
+    /// Whether every message has the same outcome however tasks and deadlines interleave: nothing in
+    /// this world depends on who comes first.
+    #[must_use]
+    pub fn comparable(&self) -> bool {
+        let plain = |plan: &ProducerPlan| {
+            let op =
+                |op: &PublishOp| !matches!(op, PublishOp::Abandon { .. } | PublishOp::Try { .. });
+            plan.policy == BufferPolicy::Block
+                && plan.when_offline == WhenOffline::Buffer
+                && plan.publish_timeout.is_none()
+                && plan.ttl.is_none()
+                && plan.confirm_timeout.is_none()
+                && plan.closes.is_none()
+                && plan.tasks.len() == 1
+                && plan.tasks.iter().flatten().all(op)
+        };
+        let decides = |(_, fault): &(Duration, Fault)| {
+            matches!(
+                fault,
+                Fault::Nack(_) | Fault::DeleteQueue(_) | Fault::CloseChannels { blames: true, .. }
+            )
+        };
+        self.ending == EndingPlan::Calm
+            && self.producers.iter().all(plain)
+            && self.queues.iter().all(|queue| queue.rejects_over.is_none() && !queue.transient)
+            && !self.faults.iter().any(decides)
+    }
+
+    /// The same without all that makes an outcome depend on who comes first.
+    #[must_use]
+    pub fn made_comparable(mut self) -> Self {
+        self.ending = EndingPlan::Calm;
+        for queue in &mut self.queues {
+            queue.rejects_over = None;
+            queue.transient = false;
+        }
+        for plan in &mut self.producers {
+            plan.policy = BufferPolicy::Block;
+            plan.when_offline = WhenOffline::Buffer;
+            plan.publish_timeout = None;
+            plan.ttl = None;
+            plan.confirm_timeout = None;
+            plan.closes = None;
+            plan.tasks.truncate(1);
+            for op in plan.tasks.iter_mut().flatten() {
+                if let PublishOp::Abandon { bytes, .. } | PublishOp::Try { bytes } = *op {
+                    *op = PublishOp::Publish { bytes, receipt: ReceiptPlan::AwaitLater };
+                }
+            }
+        }
+        self.faults.retain(|(_, fault)| {
+            !matches!(
+                fault,
+                Fault::Nack(_) | Fault::DeleteQueue(_) | Fault::CloseChannels { blames: true, .. }
+            )
+        });
         self
     }
 
@@ -293,6 +420,15 @@ impl Scenario {
             (None, Target::Nowhere | Target::MissingExchange) => return None,
         };
         self.queues.get(queue).map(|queue| queue.name.as_str())
+    }
+
+    /// Whether this queue may not be there for a while; none is never there.
+    #[must_use]
+    pub fn may_be_missing(&self, queue: Option<&str>) -> bool {
+        let index = self.queues.iter().position(|plan| Some(plan.name.as_str()) == queue);
+        index.is_none_or(|index| {
+            self.deletes(index) || (self.queues[index].transient && self.restarts())
+        })
     }
 
     /// Whether anybody deletes this queue.

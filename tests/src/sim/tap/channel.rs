@@ -207,7 +207,7 @@ impl Channel {
         self.sent.clear();
         self.delivery = None;
         self.returned = None;
-        self.declares.clear();
+        self.declares.drain(..).for_each(|queue| books.answered(&queue, true));
         if begun && self.phase != Phase::Gone {
             self.phase = Phase::LastFrame;
         } else {

@@ -162,6 +162,7 @@ impl View {
                 AMQPClass::Channel(chan::AMQPMethod::Close(_)) => channel.phase = Phase::Closing,
                 AMQPClass::Confirm(confirm::AMQPMethod::Select(_)) => channel.confirms = true,
                 AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) => {
+                    books.asks(declare.queue.as_str());
                     channel.declares.push_back(declare.queue.as_str().to_owned());
                 }
                 _ => {}
@@ -194,13 +195,7 @@ impl View {
         }
     }
 
-    fn came_method(
-        &mut self,
-        number: u16,
-        method: Method<'_>,
-        begun: bool,
-        books: &mut Accounts,
-    ) {
+    fn came_method(&mut self, number: u16, method: Method<'_>, begun: bool, books: &mut Accounts) {
         if let Method::Other(class) = &method
             && let AMQPClass::Connection(method) = &**class
         {
@@ -234,7 +229,7 @@ impl View {
                 }
                 AMQPClass::Queue(queue::AMQPMethod::DeclareOk(_)) => {
                     if let Some(name) = channel.declares.pop_front() {
-                        books.declared(&name);
+                        books.answered(&name, false);
                     }
                 }
                 _ => {}
@@ -243,12 +238,7 @@ impl View {
         }
     }
 
-    fn came_for_all(
-        &mut self,
-        method: &connection::AMQPMethod,
-        begun: bool,
-        books: &mut Accounts,
-    ) {
+    fn came_for_all(&mut self, method: &connection::AMQPMethod, begun: bool, books: &mut Accounts) {
         match method {
             connection::AMQPMethod::OpenOk(_) => {
                 self.running = true;

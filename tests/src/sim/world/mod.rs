@@ -12,6 +12,7 @@ mod faults;
 mod producing;
 mod publisher;
 mod shared;
+mod treating;
 
 use std::{
     sync::{Arc, Mutex, atomic::AtomicUsize},
@@ -116,6 +117,7 @@ impl World {
             root,
             healed: Gate::default(),
             stop: Gate::default(),
+            closing: Gate::default(),
             handles: Mutex::new(Handles {
                 producers: (0..producers).map(|_| None).collect(),
                 stats: vec![None; producers],
