@@ -2,7 +2,10 @@
 //!
 //! Behind the feature `sabotage`, which only the simulator's tests turn on: nothing that ships has it.
 
-use std::cell::Cell;
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
 
 /// A defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,12 +55,14 @@ impl Sabotage {
 thread_local! {
     static PLANTED: Cell<Option<Sabotage>> = const { Cell::new(None) };
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    static ATTEMPTS: RefCell<BTreeMap<Vec<u8>, u32>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// Plants a defect in everything that runs on this thread, or removes it.
 pub fn plant(sabotage: Option<Sabotage>) {
     PLANTED.set(sabotage);
     COUNT.set(0);
+    ATTEMPTS.take();
 }
 
 /// Whether this one is planted.
@@ -71,4 +76,16 @@ pub(crate) fn count(sabotage: Sabotage) -> Option<u64> {
         COUNT.set(COUNT.get() + 1);
         COUNT.get()
     })
+}
+
+/// A message of this payload was sent so often.
+pub(crate) fn note_attempts(payload: &[u8], attempts: u32) {
+    if is(Sabotage::RetriesByPayload) {
+        ATTEMPTS.with_borrow_mut(|all| all.insert(payload.to_vec(), attempts));
+    }
+}
+
+/// How often a message of this payload was sent, if that is what counts.
+pub(crate) fn attempts_of(payload: &[u8]) -> u32 {
+    ATTEMPTS.with_borrow(|all| all.get(payload).copied().unwrap_or(0))
 }

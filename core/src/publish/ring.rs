@@ -139,6 +139,10 @@ impl Ring {
                 encoded: 0,
                 settled: false,
             });
+            #[cfg(feature = "sabotage")]
+            if let Some(sent) = self.window.back_mut() {
+                sent.attempts = crate::sabotage::attempts_of(sent.message.body());
+            }
         }
         let place = self.base + self.cursor as u64;
         self.cursor += 1;
@@ -273,6 +277,8 @@ impl Ring {
         for (index, sent) in self.window.range_mut(..self.cursor).enumerate() {
             if base + (index as u64) < whole_before {
                 sent.attempts = sent.attempts.saturating_add(1);
+                #[cfg(feature = "sabotage")]
+                crate::sabotage::note_attempts(sent.message.body(), sent.attempts);
             }
         }
         let behind = self.straggler_cursor.unwrap_or(u64::MAX);
@@ -280,31 +286,11 @@ impl Ring {
             sent.attempts = sent.attempts.saturating_add(1);
         }
         #[cfg(feature = "sabotage")]
-        self.share_attempts();
-        #[cfg(feature = "sabotage")]
         if crate::sabotage::is(crate::sabotage::Sabotage::NoRewind) {
             return;
         }
         self.cursor = 0;
         self.straggler_cursor = self.stragglers.keys().next().copied();
-    }
-
-    /// Messages of one payload share their count.
-    #[cfg(feature = "sabotage")]
-    fn share_attempts(&mut self) {
-        if !crate::sabotage::is(crate::sabotage::Sabotage::RetriesByPayload) {
-            return;
-        }
-        let mut most = std::collections::BTreeMap::new();
-        for sent in self.window.iter().filter(|sent| !sent.settled) {
-            let attempts = most.entry(sent.message.body().to_vec()).or_insert(0);
-            *attempts = sent.attempts.max(*attempts);
-        }
-        for sent in &mut self.window {
-            if let Some(&attempts) = most.get(sent.message.body()) {
-                sent.attempts = attempts;
-            }
-        }
     }
 
     /// The first unsettled message in the window, sent or not.

@@ -348,13 +348,18 @@ impl Session {
             let mut records = Vec::new();
             for subscription in &mut consumer.subscriptions {
                 let (channel, acks) = (subscription.channel, &mut subscription.acks);
-                let mut settled = acks::Settled::default();
-                connection.transmit.append(|out| settled = acks.encode(out, channel, OUTPUT_LIMIT));
-                more |= acks.has_pending();
-                if settled.total() > 0 {
+                // Frame by frame: a loss in the middle abandons only what was not written.
+                let limit = connection.transmit.enqueued() + OUTPUT_LIMIT as u64;
+                while acks.has_pending() && connection.transmit.enqueued() < limit {
+                    let mut settled = acks::Settled::default();
+                    connection.transmit.append(|out| settled = acks.encode(out, channel, 1));
+                    if settled.total() == 0 {
+                        break;
+                    }
                     let end = connection.transmit.enqueued();
                     records.push((end, subscription.generation, settled));
                 }
+                more |= acks.has_pending();
             }
             consumer.dirty = more;
             if more {

@@ -20,6 +20,7 @@ use std::{
 };
 
 use lavinmq_core::{
+    config::PublishMode,
     error::{NotConfirmed, PublishError},
     event::{DropReason, Event, Settled},
     stats::{ProducerStats, Stats},
@@ -86,7 +87,8 @@ struct ProducerBook {
     records: Vec<Record>,
     /// Messages accepted, and neither begun to be written nor dropped.
     queued: i64,
-    /// The window and the ring, as planned.
+    /// The mode, the window and the ring, as planned.
+    confirms: bool,
     window: usize,
     ring: usize,
     /// The latest first copy that was begun to be written, by task.
@@ -109,6 +111,7 @@ pub struct Accounts {
     prefetches: BTreeMap<String, Vec<u16>>,
     /// Deliveries read whole by the client.
     reads: u64,
+    reads_without_ack: u64,
     /// Settled on the wire, by [`Settlement`].
     wire_settled: [u64; 3],
     links: Links,
@@ -135,6 +138,7 @@ impl Accounts {
             in_hand: BTreeMap::new(),
             prefetches: BTreeMap::new(),
             reads: 0,
+            reads_without_ack: 0,
             wire_settled: [0; 3],
             links: Links::default(),
             cut_in_handshake: false,
@@ -153,6 +157,7 @@ impl Accounts {
     pub fn of(scenario: &Scenario) -> Self {
         let mut books = Self::new(scenario.producers.len());
         for (book, plan) in books.producers.iter_mut().zip(&scenario.producers) {
+            book.confirms = plan.mode == PublishMode::Confirm;
             book.window = plan.max_in_flight;
             book.ring = plan.buffer_size;
         }
@@ -193,6 +198,22 @@ impl Accounts {
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.producers.iter().map(|book| book.counts.accepted).sum()
+    }
+
+    /// What became of each message that was accepted.
+    #[must_use]
+    pub fn outcomes(&self) -> BTreeMap<Id, Outcome> {
+        let mut all = BTreeMap::new();
+        for (producer, book) in self.producers.iter().enumerate() {
+            let unreported = if book.confirms { Outcome::Confirmed } else { Outcome::Sent };
+            for (number, record) in book.records.iter().enumerate() {
+                if record.admission == Admission::Accepted {
+                    let outcome = record.hook.map_or(unreported, |(_, outcome)| outcome);
+                    all.insert(Id { producer, number }, outcome);
+                }
+            }
+        }
+        all
     }
 
     // ---- publishing -----------------------------------------------------------------------------

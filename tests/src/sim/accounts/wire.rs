@@ -202,8 +202,9 @@ impl Accounts {
     }
 
     /// The client read a delivery whole, on a channel that stood.
-    pub fn read_delivery(&mut self, id: Option<Id>) {
+    pub fn read_delivery(&mut self, id: Option<Id>, no_ack: bool) {
         self.reads += 1;
+        self.reads_without_ack += u64::from(no_ack);
         if let Some(id) = id {
             self.deliveries_of(id).read += 1;
         }

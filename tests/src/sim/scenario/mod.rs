@@ -422,6 +422,15 @@ impl Scenario {
         self.queues.get(queue).map(|queue| queue.name.as_str())
     }
 
+    /// Whether an application forgets deliveries, or fails to handle them.
+    #[must_use]
+    pub fn forgets(&self) -> bool {
+        self.consumers.iter().any(|plan| {
+            plan.habits.forget > 0
+                || (plan.style != Style::Next && plan.habits != Habits::default())
+        })
+    }
+
     /// Whether this queue may not be there for a while; none is never there.
     #[must_use]
     pub fn may_be_missing(&self, queue: Option<&str>) -> bool {

@@ -262,7 +262,7 @@ impl Channel {
             if self.is_over() {
                 return;
             }
-            books.read_delivery(id);
+            books.read_delivery(id, self.no_ack);
             if !self.no_ack {
                 self.outstanding.insert(tag, id);
             }

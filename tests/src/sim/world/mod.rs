@@ -15,6 +15,7 @@ mod shared;
 mod treating;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, atomic::AtomicUsize},
     time::Duration,
 };
@@ -24,7 +25,7 @@ use lavinmq_testing::{BrokerState, Settings};
 
 use self::shared::{Gate, Handles, Shared, lock};
 use super::{
-    accounts::Accounts,
+    accounts::{self, Accounts, Id},
     executor::{Executor, Step},
     host::Host,
     network::Network,
@@ -59,7 +60,10 @@ pub struct Outcome {
     /// Reconnects.
     pub reconnects: u64,
     /// Things that happened, by name; faults begin with `fault `.
-    pub counters: std::collections::BTreeMap<&'static str, u64>,
+    pub counters: BTreeMap<&'static str, u64>,
+    /// What became of each message that was accepted. In a world that is
+    /// [comparable](Scenario::comparable) it does not depend on how tasks interleave.
+    pub outcomes: BTreeMap<Id, accounts::Outcome>,
     /// Polls.
     pub polls: u64,
     /// Virtual time at the end.
@@ -133,7 +137,12 @@ impl World {
         let shared = self.shared.clone();
         let limit = Time::ZERO
             + shared.scenario.heals_at
-            + if shared.scenario.faults.is_empty() { QUIET_LIVENESS } else { LIVENESS + CLOSING };
+            + match (shared.scenario.faults.is_empty(), shared.scenario.forgets()) {
+                (true, false) => QUIET_LIVENESS,
+                // A forgotten delivery comes back after up to 30 s.
+                (true, true) => QUIET_LIVENESS + Duration::from_secs(30),
+                (false, _) => LIVENESS + CLOSING,
+            };
         loop {
             match self.executor.step() {
                 Step::Polled(task) => shared.check_after(&task),
@@ -171,6 +180,7 @@ impl World {
                 counters.extend(accounts.states());
                 counters
             },
+            outcomes: accounts.outcomes(),
             polls,
             ended_at: shared.handle.now(),
         }
