@@ -8,6 +8,7 @@
 
 mod broker;
 mod deliveries;
+mod fates;
 mod id;
 mod messages;
 mod outcome;
@@ -30,6 +31,7 @@ use self::{
     wire::{Deliveries, Links, OnWire},
 };
 pub use self::{
+    fates::Fate,
     id::Id,
     outcome::{Admission, Outcome},
     wire::Settlement,

@@ -1,6 +1,8 @@
 //! What one seed means: a world and a list of operations, drawn before anything runs, so that it can
 //! be printed, replayed and shrunk. `draw` draws them.
 
+mod compare;
+mod describe;
 mod draw;
 
 use std::time::Duration;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use lavinmq_core::config::{BufferPolicy, PublishMode, WhenOffline};
 use lavinmq_testing::Personality;
 
+pub use self::compare::Place;
 use super::pipe::{Conditions, Cut, Ending};
 
 /// One world.

@@ -14,6 +14,7 @@ mod publisher;
 mod shared;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, atomic::AtomicUsize},
     time::Duration,
 };
@@ -23,13 +24,13 @@ use lavinmq_testing::{BrokerState, Settings};
 
 use self::shared::{Gate, Handles, Shared, lock};
 use super::{
-    accounts::Accounts,
+    accounts::{Accounts, Fate},
     executor::{Executor, Step},
     host::Host,
     network::Network,
     random::Random,
     runtime::SimRuntime,
-    scenario::{EndingPlan, Scenario},
+    scenario::{EndingPlan, Place, Scenario},
     tap::Tap,
     trace::Trace,
 };
@@ -45,7 +46,7 @@ const CLOSING: Duration = Duration::from_secs(60);
 const POLLS: u64 = 1_000_000;
 
 /// What became of one world.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// What is wrong; empty if nothing is.
     pub violations: Vec<String>,
@@ -58,7 +59,9 @@ pub struct Outcome {
     /// Reconnects.
     pub reconnects: u64,
     /// Things that happened, by name; faults begin with `fault `.
-    pub counters: std::collections::BTreeMap<&'static str, u64>,
+    pub counters: BTreeMap<&'static str, u64>,
+    /// How each message ended.
+    pub outcomes: BTreeMap<Place, Fate>,
     /// Polls.
     pub polls: u64,
     /// Virtual time at the end.
@@ -103,8 +106,13 @@ impl World {
             settings.tune.heartbeat = 0;
         }
         let broker = BrokerState::with_settings(settings, root.split("broker").bits());
-        let host =
-            Host::start(broker, network.clone(), &handle, accounts.clone(), root.split("host"));
+        let host = Host::start(
+            broker,
+            network.clone(),
+            &handle,
+            Some(accounts.clone()),
+            root.split("host"),
+        );
         let runtime = SimRuntime::new(handle.clone(), network.clone(), root.split("runtime"), tick);
         let producers = scenario.producers.len();
         let shared = Arc::new(Shared {
@@ -169,6 +177,7 @@ impl World {
                 counters.extend(accounts.states());
                 counters
             },
+            outcomes: accounts.fates(),
             polls,
             ended_at: shared.handle.now(),
         }
