@@ -94,9 +94,14 @@ impl Accounts {
     /// No outcome without something in the world that can lead to it.
     pub(super) fn check_reasons(&mut self, index: usize, scenario: &Scenario) {
         let plan = &scenario.producers[index];
-        let calm = scenario.ending == EndingPlan::Calm;
+        let calm = scenario.ending == EndingPlan::Calm && !plan.abandons();
         let blames = |(_, fault): &(Duration, Fault)| {
-            matches!(fault, Fault::CloseChannels { blames: true, .. })
+            match fault {
+                Fault::CloseChannels { blames, .. } => *blames,
+                // Twice soon after a resend, and the client looks for a message to blame.
+                Fault::CloseConnections(code) => *code != 320,
+                _ => false,
+            }
         };
         let mut wrong = Vec::new();
         for (number, record) in self.producers[index].records.iter().enumerate() {
@@ -167,7 +172,10 @@ impl Accounts {
             if record.admission != Admission::Accepted && !copies.is_empty() {
                 wrong.push(format!("{id}: {:?}, but the broker has it", record.admission));
             }
-            if outcome == Some(Outcome::Confirmed) && copies.is_empty() {
+            // An ack says nothing of a message that no queue wanted.
+            let unwanted = !plan.mandatory
+                && scenario.may_be_missing(scenario.target_queue(index, record.queue));
+            if outcome == Some(Outcome::Confirmed) && copies.is_empty() && !unwanted {
                 wrong.push(format!("{id}: confirmed, but the broker never stored it"));
             }
             if matches!(outcome, Some(Outcome::Dropped(_))) && !copies.is_empty() {

@@ -115,7 +115,8 @@ pub struct Accounts {
     wire_settled: [u64; 3],
     links: Links,
     cut_in_handshake: bool,
-    /// Queues whose declaration the application gave up.
+    /// Declarations on the wire, by queue; and those of them that the application gave up.
+    asked: BTreeMap<String, u64>,
     given_up: BTreeSet<String>,
     states: BTreeMap<&'static str, u64>,
     events: BTreeMap<(Arc<str>, u64, Outcome), u64>,
@@ -139,6 +140,7 @@ impl Accounts {
             wire_settled: [0; 3],
             links: Links::default(),
             cut_in_handshake: false,
+            asked: BTreeMap::new(),
             given_up: BTreeSet::new(),
             states: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -337,6 +339,12 @@ impl Accounts {
         self.state(states::HOOK_PANIC);
     }
 
+    /// A handler panicked on purpose.
+    pub fn handler_panicked(&mut self) {
+        self.hook_panics += 1;
+        self.state(states::HANDLER_PANICKED);
+    }
+
     /// An event was read.
     pub fn event(&mut self, event: &Event) {
         match event {
@@ -398,10 +406,23 @@ impl Accounts {
         }
     }
 
+    /// Whether a consumer's application holds deliveries that it did not settle.
+    #[must_use]
+    pub fn holds(&self, consumer: usize) -> bool {
+        let unsettled =
+            |&(id, at): &Place| self.handed.get(&id).is_some_and(|all| all[at].is_none());
+        self.in_hand.get(&consumer).is_some_and(|all| all.iter().any(unsettled))
+    }
+
     /// Deliveries handed to the application.
     #[must_use]
     pub fn deliveries(&self) -> u64 {
         self.handed.values().map(|all| all.len() as u64).sum()
+    }
+
+    /// Deliveries that were handed over and not settled: handlers that were dropped.
+    fn untreated(&self) -> u64 {
+        self.handed.values().flatten().filter(|handed| handed.is_none()).count() as u64
     }
 
     /// How many deliveries were treated so.

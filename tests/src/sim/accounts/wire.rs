@@ -232,15 +232,42 @@ impl Accounts {
         self.deliveries.entry(id).or_default()
     }
 
-    /// The reply to a declaration came.
-    pub fn declared(&mut self, queue: &str) {
-        if self.given_up.remove(queue) {
+    /// A declaration was written.
+    pub fn asks(&mut self, queue: &str) {
+        *self.asked.entry(queue.to_owned()).or_default() += 1;
+    }
+
+    /// Its reply came, or cannot come any more.
+    pub fn answered(&mut self, queue: &str, lost: bool) {
+        if let Some(asked) = self.asked.get_mut(queue) {
+            *asked = asked.saturating_sub(1);
+        }
+        if self.given_up.remove(queue) && !lost {
             self.state(states::TOMBSTONE);
         }
     }
 
     /// The application let go of a declaration before it was answered.
     pub fn gives_up(&mut self, queue: &str) {
-        self.given_up.insert(queue.to_owned());
+        if self.asked.get(queue).is_some_and(|asked| *asked > 0) {
+            self.given_up.insert(queue.to_owned());
+        }
+    }
+
+    /// Publishes of this producer that wait for room.
+    #[must_use]
+    pub fn waiting(&self, producer: usize) -> u64 {
+        self.producers[producer].counts.waiting
+    }
+
+    /// Messages of this producer that were accepted, and have no outcome that anybody heard of.
+    #[must_use]
+    pub fn unsettled(&self, producer: usize) -> bool {
+        let records = &self.producers[producer].records;
+        records.iter().any(|record| {
+            record.admission == Admission::Accepted
+                && record.hook.is_none()
+                && record.wire.told.is_none()
+        })
     }
 }

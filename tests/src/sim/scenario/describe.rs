@@ -49,6 +49,9 @@ impl fmt::Display for Scenario {
         for (index, plan) in self.consumers.iter().enumerate() {
             writeln!(f, "consumer {index}: {plan:?}")?;
         }
+        for plan in &self.declares {
+            writeln!(f, "{plan:?}")?;
+        }
         for (at, fault) in &self.faults {
             writeln!(f, "at {at:?}: {fault:?}")?;
         }

@@ -6,8 +6,8 @@ use lavinmq_core::config::{BufferPolicy, PublishMode, WhenOffline};
 use lavinmq_testing::Personality;
 
 use super::{
-    ClientPlan, ConsumerPlan, EndingPlan, Fault, Habits, ProducerPlan, PublishOp, QueuePlan,
-    ReceiptPlan, Scenario, Target,
+    ClientPlan, ClosePlan, ConsumerPlan, DeclarePlan, EndingPlan, Fault, Habits, ProducerPlan,
+    PublishOp, QueuePlan, ReceiptPlan, Scenario, Style, Target,
 };
 use crate::sim::{
     pipe::{Conditions, Cut, Ending, Way},
@@ -32,13 +32,24 @@ impl Scenario {
         };
         let conditions = Conditions {
             chunk: random.pick(&[8, 64, 700, 700, 1 << 16]).max(random.range(1, 64) as usize),
-            capacity: random.pick(&[200, 4096, 1 << 16, 1 << 18]),
+            capacity: random.pick(&[200, 200, 4096, 4096, 1 << 16, 1 << 16, 1 << 18, 0]),
             latency: Duration::from_micros(random.pick(&[50, 1_000, 5_000, 20_000])),
             spurious: random.pick(&[0, 0, 4, 16]),
             buffers: random.chance(1, 3),
         };
+        let mut conditions = conditions;
+        // Hardly any room: then there are fewer messages.
+        let narrow = conditions.capacity == 0;
+        if narrow {
+            conditions.capacity = random.range(8, 64) as usize;
+        }
         let queues = draw_queues(&mut root.split("queues"));
-        let producers = draw_producers(&mut root.split("producers"), &queues, heals_at);
+        let mut producers = draw_producers(&mut root.split("producers"), &queues, heals_at);
+        if narrow {
+            let tasks = producers.iter_mut().flat_map(|plan| &mut plan.tasks);
+            tasks.for_each(|ops| ops.truncate(40));
+        }
+        let declares = draw_declares(&mut root.split("declares"), heals_at);
         let consumers = draw_consumers(&mut root.split("consumers"), &queues, heals_at);
         let faults = draw_faults(&mut root.split("faults"), heals_at, heartbeat > 0, queues.len());
         let ending = random.pick(&[
@@ -61,6 +72,7 @@ impl Scenario {
             queues,
             producers,
             consumers,
+            declares,
             faults,
             heals_at,
             ending,
@@ -74,6 +86,7 @@ fn draw_queues(random: &mut Random) -> Vec<QueuePlan> {
         .map(|n| QueuePlan {
             name: format!("q{n}"),
             rejects_over: random.chance(1, 6).then(|| random.range(1, 20) as u32),
+            transient: random.chance(1, 6),
         })
         .collect()
 }
@@ -130,16 +143,52 @@ fn draw_producers(
                 confirm_timeout: random.chance(1, 8).then(|| millis(random, 300, 5000)),
                 hears_confirms: random.chance(2, 3),
                 hook_panics_every: if random.chance(1, 8) { random.range(1, 50) } else { 0 },
+                mandatory: random.chance(7, 8),
+                closes: draw_close(random, heals_at, n),
                 tasks: Vec::new(),
             };
             if plan.target == Target::MissingExchange {
                 plan.max_in_flight = plan.max_in_flight.min(8);
             }
-            plan.tasks =
-                (0..tasks).map(|_| draw_publishes(random, &plan, tasks, heals_at)).collect();
+            plan.tasks = (0..tasks)
+                .map(|_| draw_publishes(random, &plan, tasks, heals_at, queues.len()))
+                .collect();
             plan
         })
         .collect()
+}
+
+/// Only producers beyond the first two, one of each mode, are closed on the way.
+fn draw_close(
+    random: &mut Random,
+    heals_at: Duration,
+    number: u64,
+) -> Option<(Duration, ClosePlan)> {
+    let at = heals_at * random.range(10, 90) as u32 / 100;
+    let how = if random.chance(1, 2) {
+        ClosePlan::Drain
+    } else {
+        ClosePlan::Abandon(Duration::from_millis(random.below(500)))
+    };
+    (random.chance(1, 4) && number >= 2).then_some((at, how))
+}
+
+fn draw_declares(random: &mut Random, heals_at: Duration) -> Vec<DeclarePlan> {
+    let count = if random.chance(1, 2) { random.range(1, 4) } else { 0 };
+    let mut all: Vec<_> = (0..count)
+        .map(|n| {
+            let millis = |random: &mut Random, most| Duration::from_millis(random.below(most));
+            DeclarePlan {
+                at: heals_at * random.range(5, 95) as u32 / 100,
+                name: format!("extra{n}"),
+                exclusive: random.chance(1, 4),
+                patience: random.chance(1, 2).then(|| millis(random, 30)),
+                deleted_after: random.chance(1, 3).then(|| millis(random, 3000)),
+            }
+        })
+        .collect();
+    all.sort_by_key(|plan| plan.at);
+    all
 }
 
 fn draw_publishes(
@@ -147,12 +196,16 @@ fn draw_publishes(
     plan: &ProducerPlan,
     tasks: u64,
     heals_at: Duration,
+    queues: usize,
 ) -> Vec<PublishOp> {
     let count = if plan.target == Target::MissingExchange {
         random.range(1, 6)
     } else {
         random.range(100, 400) / tasks
     };
+    // Some use keys of their own.
+    let elsewhere =
+        if plan.target != Target::MissingExchange && random.chance(1, 6) { 15 } else { 0 };
     // Spread over the time in which things go wrong, and a little beyond.
     let millis = u64::try_from(heals_at.as_millis()).unwrap_or(u64::MAX);
     let pauses = (count / 6).max(16);
@@ -176,9 +229,8 @@ fn draw_publishes(
                     patience: Duration::from_millis(random.range(1, 500)),
                 },
                 15..20 => PublishOp::Try { bytes },
-                _ => PublishOp::Publish {
-                    bytes,
-                    receipt: random.pick(&[
+                n => {
+                    let receipt = random.pick(&[
                         ReceiptPlan::AwaitLater,
                         ReceiptPlan::AwaitLater,
                         ReceiptPlan::AwaitLater,
@@ -187,8 +239,13 @@ fn draw_publishes(
                         ReceiptPlan::Detach,
                         ReceiptPlan::PollThenDrop,
                         ReceiptPlan::Drop,
-                    ]),
-                },
+                    ]);
+                    if n < 20 + elsewhere {
+                        PublishOp::PublishTo { queue: random.index(queues), bytes, receipt }
+                    } else {
+                        PublishOp::Publish { bytes, receipt }
+                    }
+                }
             }
         })
         .collect()
@@ -214,13 +271,29 @@ fn draw_consumers(
             };
             ConsumerPlan {
                 queue: n % queues.len(),
-                prefetch: random.pick(&[1, 2, 3, 100]),
+                prefetch: random.pick(&[1, 1, 2, 3, 100]),
                 no_ack: random.chance(1, 8),
                 habits,
                 requeue_delay: Duration::from_millis(random.pick(&[0, 1, 100])),
-                reopens_at: random
-                    .chance(1, 6)
-                    .then(|| heals_at * random.range(10, 90) as u32 / 100),
+                style: match random.below(4) {
+                    0 => Style::Batch {
+                        most: random.range(1, 8) as usize,
+                        linger: Duration::from_millis(random.below(200)),
+                    },
+                    1 => Style::Run {
+                        concurrency: random.range(1, 4) as usize,
+                        rejects: random.chance(1, 4),
+                    },
+                    _ => Style::Next,
+                },
+                reopens_at: {
+                    let times = if random.chance(1, 4) { random.range(1, 3) } else { 0 };
+                    let mut all: Vec<_> =
+                        (0..times).map(|_| heals_at * random.range(10, 90) as u32 / 100).collect();
+                    all.sort_unstable();
+                    all
+                },
+                drops: random.chance(1, 3),
             }
         })
         .collect()
@@ -233,7 +306,7 @@ fn draw_faults(
     queues: usize,
 ) -> Vec<(Duration, Fault)> {
     // Swarm: each world turns some kinds off, so that others are not drowned.
-    let kinds: Vec<u64> = (3..18).filter(|_| random.chance(1, 2)).collect();
+    let kinds: Vec<u64> = (3..19).filter(|_| random.chance(1, 2)).collect();
     let millis = u64::try_from(heals_at.as_millis()).unwrap_or(u64::MAX);
     let mut faults: Vec<_> = (0..random.range(6, 16))
         .filter_map(|_| {
@@ -264,7 +337,9 @@ fn draw_faults(
                 7 => Fault::HangDial,
                 8 => Fault::Restart { down, kill: random.chance(1, 2) },
                 9 => Fault::Block(down * 2),
-                10 => Fault::CloseConnections,
+                10 => Fault::CloseConnections(
+                    random.pick(&[320, 320, 320, 501, 502, 503, 504, 505, 506, 530, 540, 541]),
+                ),
                 11 => Fault::DeleteQueue(random.index(queues)),
                 12 => Fault::CloseChannels {
                     code: random.pick(&[404, 406, 311]),
@@ -275,6 +350,7 @@ fn draw_faults(
                 15 => Fault::HoldConfirms(down),
                 16 => Fault::ReorderConfirms,
                 17 => Fault::StopFlow(down),
+                18 => Fault::RepeatConfirms,
                 _ => return None,
             };
             Some((at, fault))

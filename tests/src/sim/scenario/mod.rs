@@ -30,6 +30,8 @@ pub struct Scenario {
     pub producers: Vec<ProducerPlan>,
     /// The consumers.
     pub consumers: Vec<ConsumerPlan>,
+    /// Queues that are declared on the way, in the order of their times.
+    pub declares: Vec<DeclarePlan>,
     /// Faults, in the order of their times.
     pub faults: Vec<(Duration, Fault)>,
     /// When faults end and everything heals.
@@ -63,6 +65,23 @@ pub struct QueuePlan {
     pub name: String,
     /// The most messages; then publishes are rejected (nacked).
     pub rejects_over: Option<u32>,
+    /// Whether a broker that restarts forgets it.
+    pub transient: bool,
+}
+
+/// A queue declared on the way, that nobody publishes to.
+#[derive(Clone, Debug)]
+pub struct DeclarePlan {
+    /// When.
+    pub at: Duration,
+    /// Its name.
+    pub name: String,
+    /// Whether it belongs to its connection.
+    pub exclusive: bool,
+    /// The application gives up after so long.
+    pub patience: Option<Duration>,
+    /// The broker deletes it after so long.
+    pub deleted_after: Option<Duration>,
 }
 
 /// One producer and its operations.
@@ -92,6 +111,10 @@ pub struct ProducerPlan {
     pub hears_confirms: bool,
     /// One hook call in so many panics; 0: none.
     pub hook_panics_every: u64,
+    /// Whether the broker returns what no queue wants.
+    pub mandatory: bool,
+    /// When, and how, it is closed while others go on.
+    pub closes: Option<(Duration, ClosePlan)>,
     /// Each task's operations; they share the producer.
     pub tasks: Vec<Vec<PublishOp>>,
 }
@@ -112,6 +135,15 @@ pub enum Target {
 pub enum PublishOp {
     /// `publish(..).await`.
     Publish {
+        /// The body's length.
+        bytes: usize,
+        /// What becomes of the receipt.
+        receipt: ReceiptPlan,
+    },
+    /// `publish_to(..).await`, to another queue.
+    PublishTo {
+        /// The queue's index.
+        queue: usize,
         /// The body's length.
         bytes: usize,
         /// What becomes of the receipt.
@@ -167,8 +199,42 @@ pub struct ConsumerPlan {
     pub habits: Habits,
     /// The delay before a forgotten delivery is requeued.
     pub requeue_delay: Duration,
-    /// Closed at this time, and opened again after a second.
-    pub reopens_at: Option<Duration>,
+    /// How it takes its deliveries.
+    pub style: Style,
+    /// Closed at these times, in their order, and opened again.
+    pub reopens_at: Vec<Duration>,
+    /// Whether it is dropped instead of closed.
+    pub drops: bool,
+}
+
+/// How a consumer takes its deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// `next().await`.
+    Next,
+    /// `next_batch(..).await`.
+    Batch {
+        /// The most deliveries.
+        most: usize,
+        /// How long it waits for them.
+        linger: Duration,
+    },
+    /// `run(..)`, with a handler that fails or panics instead of rejecting and forgetting.
+    Run {
+        /// Handlers at the same time.
+        concurrency: usize,
+        /// Whether failure rejects.
+        rejects: bool,
+    },
+}
+
+/// How a producer is closed while others go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClosePlan {
+    /// With all the time in the world.
+    Drain,
+    /// With so much time.
+    Abandon(Duration),
 }
 
 /// How many deliveries out of 64 are treated how, until everything heals; the rest is acked.
@@ -223,8 +289,8 @@ pub enum Fault {
     },
     /// The broker blocks publishers for so long.
     Block(Duration),
-    /// The broker closes every connection with 320.
-    CloseConnections,
+    /// The broker closes every connection with this code.
+    CloseConnections(u16),
     /// A queue is deleted; it is declared again after a while.
     DeleteQueue(usize),
     /// The broker closes all channels of one connection.
@@ -238,6 +304,8 @@ pub enum Fault {
     Nack(u64),
     /// The broker keeps its confirms back for so long.
     HoldConfirms(Duration),
+    /// The broker confirms again what it confirmed last, on every channel.
+    RepeatConfirms,
     /// RabbitMQ confirms singly and out of order, from now on.
     ReorderConfirms,
     /// The broker stops one connection's channels by channel.flow for so long.
@@ -261,7 +329,7 @@ impl ProducerPlan {
     /// Whether it may be closed with messages left.
     #[must_use]
     pub const fn abandons(&self) -> bool {
-        false
+        matches!(self.closes, Some((_, ClosePlan::Abandon(_))))
     }
 }
 
@@ -296,6 +364,15 @@ impl Scenario {
             (None, Target::Nowhere | Target::MissingExchange) => return None,
         };
         self.queues.get(queue).map(|queue| queue.name.as_str())
+    }
+
+    /// Whether this queue may not be there for a while; none is never there.
+    #[must_use]
+    pub fn may_be_missing(&self, queue: Option<&str>) -> bool {
+        let index = self.queues.iter().position(|plan| Some(plan.name.as_str()) == queue);
+        index.is_none_or(|index| {
+            self.deletes(index) || (self.queues[index].transient && self.restarts())
+        })
     }
 
     /// Whether anybody deletes this queue.

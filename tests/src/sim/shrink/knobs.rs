@@ -6,7 +6,7 @@ use lavinmq_core::config::{BufferPolicy, PublishMode, WhenOffline};
 
 use crate::sim::{
     pipe::Conditions,
-    scenario::{EndingPlan, Habits, PublishOp, ReceiptPlan, Scenario},
+    scenario::{EndingPlan, Habits, PublishOp, ReceiptPlan, Scenario, Style},
 };
 
 type Knob = Box<dyn FnOnce(&mut Scenario)>;
@@ -37,10 +37,14 @@ pub(super) fn all(of: &Scenario) -> Vec<Knob> {
     add(Box::new(|s| s.client.impatient = false));
     for index in 0..of.queues.len() {
         add(Box::new(move |s| s.queues[index].rejects_over = None));
+        add(Box::new(move |s| s.queues[index].transient = false));
     }
     for index in 0..of.consumers.len() {
         add(Box::new(move |s| s.consumers[index].habits = Habits::default()));
-        add(Box::new(move |s| s.consumers[index].reopens_at = None));
+        add(Box::new(move |s| s.consumers[index].reopens_at.clear()));
+        add(Box::new(move |s| s.consumers[index].reopens_at.truncate(1)));
+        add(Box::new(move |s| s.consumers[index].style = Style::Next));
+        add(Box::new(move |s| s.consumers[index].drops = false));
         add(Box::new(move |s| s.consumers[index].no_ack = false));
         add(Box::new(move |s| s.consumers[index].prefetch = 100));
         add(Box::new(move |s| s.consumers[index].requeue_delay = Duration::ZERO));
@@ -62,6 +66,8 @@ fn producer(index: usize, add: &mut impl FnMut(Knob)) {
     add(Box::new(move |s| s.producers[index].ttl = None));
     add(Box::new(move |s| s.producers[index].confirm_timeout = None));
     add(Box::new(move |s| s.producers[index].hears_confirms = true));
+    add(Box::new(move |s| s.producers[index].mandatory = true));
+    add(Box::new(move |s| s.producers[index].closes = None));
     add(Box::new(move |s| s.producers[index].hook_panics_every = 0));
 }
 
@@ -69,6 +75,7 @@ fn producer(index: usize, add: &mut impl FnMut(Knob)) {
 pub(super) const SIMPLER: [fn(&mut PublishOp); 4] = [
     |op| {
         if let PublishOp::Publish { bytes, .. }
+        | PublishOp::PublishTo { bytes, .. }
         | PublishOp::Abandon { bytes, .. }
         | PublishOp::Try { bytes } = op
         {
@@ -76,12 +83,15 @@ pub(super) const SIMPLER: [fn(&mut PublishOp); 4] = [
         }
     },
     |op| {
-        if let PublishOp::Publish { receipt, .. } = op {
+        if let PublishOp::Publish { receipt, .. } | PublishOp::PublishTo { receipt, .. } = op {
             *receipt = ReceiptPlan::Drop;
         }
     },
     |op| {
-        if let PublishOp::Try { bytes } | PublishOp::Abandon { bytes, .. } = op {
+        if let PublishOp::Try { bytes }
+        | PublishOp::Abandon { bytes, .. }
+        | PublishOp::PublishTo { bytes, .. } = op
+        {
             *op = PublishOp::Publish { bytes: *bytes, receipt: ReceiptPlan::Drop };
         }
     },
@@ -109,7 +119,7 @@ pub(super) fn halve_times(s: &mut Scenario) {
             *pause /= 2;
         }
     }
-    for at in s.consumers.iter_mut().filter_map(|plan| plan.reopens_at.as_mut()) {
-        *at /= 2;
-    }
+    s.consumers.iter_mut().flat_map(|plan| &mut plan.reopens_at).for_each(|at| *at /= 2);
+    s.producers.iter_mut().filter_map(|plan| plan.closes.as_mut()).for_each(|(at, _)| *at /= 2);
+    s.declares.iter_mut().for_each(|plan| plan.at /= 2);
 }

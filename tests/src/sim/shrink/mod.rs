@@ -100,6 +100,7 @@ impl Search<'_> {
             }
         }
         self.thin(|s| s.faults.len(), |s, range| drop(s.faults.drain(range)));
+        self.thin(|s| s.declares.len(), |s, range| drop(s.declares.drain(range)));
         self.consumers();
         self.queues();
         self.hurry();
@@ -180,30 +181,40 @@ impl Search<'_> {
         }
     }
 
-    /// A queue goes with its consumers, if nobody publishes to it or deletes it.
+    /// A queue goes with its consumers, if nobody publishes to it.
     fn queues(&mut self) {
         for queue in (0..self.best.queues.len()).rev() {
-            let wanted = self.best.producers.iter().any(|p| p.target == Target::Queue(queue));
-            if wanted || self.best.queues.len() == 1 {
-                continue;
-            }
-            self.keep(|s| {
-                s.queues.remove(queue);
-                s.consumers.retain(|plan| plan.queue != queue);
-                s.faults.retain(|(_, fault)| *fault != Fault::DeleteQueue(queue));
-                let down = |other: &mut usize| *other -= usize::from(*other > queue);
-                s.consumers.iter_mut().for_each(|plan| down(&mut plan.queue));
-                for plan in &mut s.producers {
-                    if let Target::Queue(other) = &mut plan.target {
-                        down(other);
-                    }
-                }
-                for (_, fault) in &mut s.faults {
-                    if let Fault::DeleteQueue(other) = fault {
-                        down(other);
-                    }
-                }
+            let publishes =
+                |op: &PublishOp| matches!(op, PublishOp::PublishTo { queue: q, .. } if *q == queue);
+            let wanted = self.best.producers.iter().any(|plan| {
+                plan.target == Target::Queue(queue) || plan.tasks.iter().flatten().any(publishes)
             });
+            if !wanted && self.best.queues.len() > 1 {
+                self.keep(|s| remove_queue(s, queue));
+            }
+        }
+    }
+}
+
+fn remove_queue(s: &mut Scenario, queue: usize) {
+    s.queues.remove(queue);
+    s.consumers.retain(|plan| plan.queue != queue);
+    s.faults.retain(|(_, fault)| *fault != Fault::DeleteQueue(queue));
+    let down = |other: &mut usize| *other -= usize::from(*other > queue);
+    s.consumers.iter_mut().for_each(|plan| down(&mut plan.queue));
+    for plan in &mut s.producers {
+        if let Target::Queue(other) = &mut plan.target {
+            down(other);
+        }
+        for op in plan.tasks.iter_mut().flatten() {
+            if let PublishOp::PublishTo { queue: other, .. } = op {
+                down(other);
+            }
+        }
+    }
+    for (_, fault) in &mut s.faults {
+        if let Fault::DeleteQueue(other) = fault {
+            down(other);
         }
     }
 }

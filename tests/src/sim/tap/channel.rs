@@ -16,6 +16,9 @@ pub(super) enum Phase {
     Open,
     /// The client sent channel.close: confirms still count.
     Closing,
+    /// Its connection is closed; the frame that the client had begun is still finished (s13), and
+    /// counts.
+    LastFrame,
     /// Nothing on it means anything.
     Gone,
 }
@@ -76,7 +79,7 @@ impl Channel {
     // ---- publishing -----------------------------------------------------------------------------
 
     pub(super) fn publish(&mut self) {
-        self.outgoing = (self.phase != Phase::Gone).then(Outgoing::default);
+        self.outgoing = (!self.is_over()).then(Outgoing::default);
     }
 
     pub(super) fn publish_header(&mut self, size: u64, properties: &[u8], books: &mut Accounts) {
@@ -123,7 +126,7 @@ impl Channel {
         if let Some(id) = id {
             books.whole(id, self.confirms);
         }
-        if self.confirms {
+        if self.confirms && !self.is_over() {
             let resent = attempt.is_some();
             self.sent.push_back(Sent { id, resent, returned: false, settled: false });
         }
@@ -135,7 +138,7 @@ impl Channel {
 
     /// The broker confirms, or nacks.
     pub(super) fn confirm(&mut self, tag: u64, multiple: bool, nack: bool, books: &mut Accounts) {
-        if self.phase == Phase::Gone {
+        if self.is_over() {
             return;
         }
         if self.phase == Phase::Closing {
@@ -192,21 +195,34 @@ impl Channel {
         if self.phase == Phase::Open && self.confirms && self.has_unsettled() {
             books.state(states::CLOSED_IN_FLIGHT);
         }
-        self.lost(books);
+        // It discards what is still written on it.
+        self.lost(false, books);
     }
 
-    /// The channel is gone, by itself or with its connection.
-    pub(super) fn lost(&mut self, books: &mut Accounts) {
+    /// The channel is gone, by itself or with its connection; `begun` if a frame is still finished.
+    pub(super) fn lost(&mut self, begun: bool, books: &mut Accounts) {
         if self.sent.iter().any(|sent| sent.returned && !sent.settled) {
             books.state(states::RETURN_THEN_LOST);
         }
-        self.phase = Phase::Gone;
         self.sent.clear();
-        self.outgoing = None;
         self.delivery = None;
         self.returned = None;
+        self.declares.drain(..).for_each(|queue| books.answered(&queue, true));
+        if begun && self.phase != Phase::Gone {
+            self.phase = Phase::LastFrame;
+        } else {
+            self.forget();
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.phase = Phase::Gone;
+        self.outgoing = None;
         self.outstanding.clear();
-        self.declares.clear();
+    }
+
+    const fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::LastFrame | Phase::Gone)
     }
 
     /// The connection ends: what was begun on it is a cut copy. `partial` is the beginning of the
@@ -243,7 +259,7 @@ impl Channel {
 
     fn arrived(&mut self, books: &mut Accounts) {
         if let Some(Content { tag, id, .. }) = self.delivery.take() {
-            if self.phase == Phase::Gone {
+            if self.is_over() {
                 return;
             }
             books.read_delivery(id);

@@ -66,15 +66,22 @@ impl Watch for Tap {
     fn wrote(&mut self, bytes: &[u8]) {
         let Self { accounts, up, view, link, .. } = self;
         let mut books = lock(accounts);
-        if !up.feed(bytes, |frame| view.sent(frame, &mut books)) {
+        let each = |frame: Frame<'_>| {
+            view.sent(frame, &mut books);
+            // The frame that was begun when its channel ended: nothing after it.
+            let channels = view.channels.values_mut();
+            channels.filter(|channel| channel.phase == Phase::LastFrame).for_each(Channel::forget);
+        };
+        if !up.feed(bytes, each) {
             books.violation(format!("link {link}: the client wrote what is no frame"));
         }
     }
 
     fn read(&mut self, bytes: &[u8]) {
-        let Self { accounts, down, view, .. } = self;
+        let Self { accounts, up, down, view, .. } = self;
         view.consume_ok.clear();
-        down.feed(bytes, |frame| view.came(frame, &mut lock(accounts)));
+        let begun = !up.partial().is_empty();
+        down.feed(bytes, |frame| view.came(frame, begun, &mut lock(accounts)));
     }
 
     fn ended(&mut self, silent: bool) {
@@ -91,7 +98,7 @@ impl Watch for Tap {
         }
         for channel in view.channels.values_mut() {
             channel.cut(self.up.partial(), &mut books);
-            channel.lost(&mut books);
+            channel.lost(false, &mut books);
         }
         if std::mem::take(&mut view.running) {
             books.link_down(std::mem::take(&mut view.blocked));
@@ -155,6 +162,7 @@ impl View {
                 AMQPClass::Channel(chan::AMQPMethod::Close(_)) => channel.phase = Phase::Closing,
                 AMQPClass::Confirm(confirm::AMQPMethod::Select(_)) => channel.confirms = true,
                 AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) => {
+                    books.asks(declare.queue.as_str());
                     channel.declares.push_back(declare.queue.as_str().to_owned());
                 }
                 _ => {}
@@ -163,12 +171,12 @@ impl View {
         }
     }
 
-    /// The client read a frame.
-    fn came(&mut self, frame: Frame<'_>, books: &mut Accounts) {
+    /// The client read a frame; `begun` if it has written a part of one.
+    fn came(&mut self, frame: Frame<'_>, begun: bool, books: &mut Accounts) {
         match frame.kind {
             FrameKind::Method => {
                 if let Ok(method) = decode_method(frame.payload) {
-                    self.came_method(frame.channel, method, books);
+                    self.came_method(frame.channel, method, begun, books);
                 }
             }
             FrameKind::Header => {
@@ -187,11 +195,11 @@ impl View {
         }
     }
 
-    fn came_method(&mut self, number: u16, method: Method<'_>, books: &mut Accounts) {
+    fn came_method(&mut self, number: u16, method: Method<'_>, begun: bool, books: &mut Accounts) {
         if let Method::Other(class) = &method
             && let AMQPClass::Connection(method) = &**class
         {
-            return self.came_for_all(method, books);
+            return self.came_for_all(method, begun, books);
         }
         let Some(channel) = self.channels.get_mut(&number) else { return };
         match method {
@@ -213,7 +221,7 @@ impl View {
                 AMQPClass::Channel(chan::AMQPMethod::Close(_)) => {
                     channel.closed_by_broker(books);
                 }
-                AMQPClass::Channel(chan::AMQPMethod::CloseOk(_)) => channel.lost(books),
+                AMQPClass::Channel(chan::AMQPMethod::CloseOk(_)) => channel.lost(false, books),
                 AMQPClass::Channel(chan::AMQPMethod::Flow(flow))
                     if !flow.active && channel.has_unsettled() =>
                 {
@@ -221,7 +229,7 @@ impl View {
                 }
                 AMQPClass::Queue(queue::AMQPMethod::DeclareOk(_)) => {
                     if let Some(name) = channel.declares.pop_front() {
-                        books.declared(&name);
+                        books.answered(&name, false);
                     }
                 }
                 _ => {}
@@ -230,7 +238,7 @@ impl View {
         }
     }
 
-    fn came_for_all(&mut self, method: &connection::AMQPMethod, books: &mut Accounts) {
+    fn came_for_all(&mut self, method: &connection::AMQPMethod, begun: bool, books: &mut Accounts) {
         match method {
             connection::AMQPMethod::OpenOk(_) => {
                 self.running = true;
@@ -251,7 +259,7 @@ impl View {
                     books.state(states::CLOSED_540);
                 }
                 for channel in self.channels.values_mut() {
-                    channel.lost(books);
+                    channel.lost(begun, books);
                 }
             }
             _ => {}

@@ -1,26 +1,49 @@
-//! Consumers: opened, closed and opened again, and what they do with their deliveries.
+//! Consumers: opened, closed and opened again.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures::future::Either;
-use lavinmq_core::{Consumer, Delivery, Manual, NoAck, Settle, error::ConsumeError, time::Time};
+use lavinmq_core::{Consumer, Manual, NoAck, OnFailure, Report, error::ConsumeError, time::Time};
 
-use super::shared::{Shared, race};
-use crate::sim::{
-    accounts::{Id, Treatment},
-    random::Random,
-    scenario::ConsumerPlan,
+use super::{
+    shared::{Shared, lock, race},
+    treating::Treating,
 };
+use crate::sim::{
+    accounts::Treatment,
+    scenario::{ConsumerPlan, Style},
+    states,
+};
+
+/// Why a consumer is no longer read.
+enum End {
+    /// Its time has come: it is closed, and opened again.
+    Reopen,
+    /// It ended by itself.
+    Ended,
+    /// The world stops.
+    Stop,
+}
 
 impl Shared {
     pub(super) async fn consume(self: Arc<Self>, index: usize, plan: ConsumerPlan) {
-        let mut random = self.root.split(&format!("consumer {index}"));
-        let mut reopens_at = plan.reopens_at.map(|at| Time::ZERO + at);
+        let treating = Arc::new(Treating {
+            shared: self.clone(),
+            index,
+            random: Mutex::new(self.root.split(&format!("consumer {index}"))),
+            plan: plan.clone(),
+        });
+        let mut times: VecDeque<_> = plan.reopens_at.iter().map(|at| Time::ZERO + *at).collect();
         while !self.stop.is_open() {
             let Some(client) = self.client() else { return };
             let builder = client.consumer(self.scenario.queues[plan.queue].name.as_str());
             drop(client);
-            let until = reopens_at.take();
+            let until = times.pop_front();
             let again = if plan.no_ack {
                 match race(builder.no_ack().open(), self.stop.wait()).await {
                     Either::Left(Ok(consumer)) => self.receive(index, consumer, until).await,
@@ -28,15 +51,13 @@ impl Shared {
                     Either::Right(()) => false,
                 }
             } else {
-                match race(
-                    builder.prefetch(plan.prefetch).requeue_delay(plan.requeue_delay).open(),
-                    self.stop.wait(),
-                )
-                .await
-                {
-                    Either::Left(Ok(consumer)) => {
-                        self.settle_all(index, &plan, &mut random, consumer, until).await
-                    }
+                let builder = builder.prefetch(plan.prefetch).requeue_delay(plan.requeue_delay);
+                let builder = match plan.style {
+                    Style::Run { rejects: true, .. } => builder.on_failure(OnFailure::Reject),
+                    Style::Run { .. } | Style::Next | Style::Batch { .. } => builder,
+                };
+                match race(builder.open(), self.stop.wait()).await {
+                    Either::Left(Ok(consumer)) => self.settle_all(&treating, consumer, until).await,
                     Either::Left(Err(error)) => self.refused(index, &error).await,
                     Either::Right(()) => false,
                 }
@@ -54,7 +75,7 @@ impl Shared {
         !matches!(error, ConsumeError::Closed)
     }
 
-    async fn until(&self, at: Option<Time>) {
+    pub(super) async fn until(&self, at: Option<Time>) {
         match at {
             Some(at) => self.handle.sleep_until(at).await,
             None => std::future::pending().await,
@@ -72,19 +93,14 @@ impl Shared {
             let stop = race(self.until(until), self.stop.wait());
             match race(consumer.next(), stop).await {
                 Either::Left(Some(received)) => {
-                    let id = read_id(&received);
-                    self.handle.event(format_args!("consumer {index} gets {id:?}"));
-                    match id {
-                        Some(id) => {
-                            let place = self.books().handed(id, index, received.redelivered());
-                            self.books().treated(place, Treatment::NoAck);
-                        }
-                        None => self.books().violation("a delivery that nobody published"),
-                    }
+                    let Some(place) = self.gets(index, &received) else { continue };
+                    self.books().treated(place, Treatment::NoAck);
                 }
                 Either::Left(None) => return self.ended(index, consumer.end_reason().is_some()),
                 Either::Right(Either::Left(())) => {
-                    self.close(index, consumer.close()).await;
+                    if !self.scenario.consumers[index].drops {
+                        self.close(index, consumer.close()).await;
+                    }
                     return true;
                 }
                 Either::Right(Either::Right(())) => return false,
@@ -96,17 +112,13 @@ impl Shared {
         if !says_why {
             self.books().violation(format!("consumer {index} ended without a reason"));
         }
-        if !self.stop.is_open() {
+        if !self.stop.is_open() && !self.closing.is_open() {
             self.books().violation(format!("consumer {index} ended though nobody closed it"));
         }
         false
     }
 
-    async fn close(
-        &self,
-        index: usize,
-        close: impl Future<Output = lavinmq_core::session::Report>,
-    ) {
+    async fn close(&self, index: usize, close: impl Future<Output = Report>) {
         match race(close, self.stop.wait()).await {
             Either::Left(report) => {
                 self.handle.event(format_args!("consumer {index} closed: {report:?}"));
@@ -117,88 +129,69 @@ impl Shared {
 
     /// A consumer that settles; whether it is to be opened again.
     async fn settle_all(
-        self: &Arc<Self>,
-        index: usize,
-        plan: &ConsumerPlan,
-        random: &mut Random,
+        &self,
+        treating: &Arc<Treating>,
         mut consumer: Consumer<Manual>,
         until: Option<Time>,
     ) -> bool {
-        loop {
+        let (index, plan) = (treating.index, &treating.plan);
+        let end = {
             let stop = race(self.until(until), self.stop.wait());
-            match race(consumer.next(), stop).await {
-                Either::Left(Some(delivery)) => self.treat(index, plan, random, delivery),
-                Either::Left(None) => return self.ended(index, consumer.end_reason().is_some()),
-                Either::Right(Either::Left(())) => {
+            match race(Self::take_all(treating, &mut consumer), stop).await {
+                Either::Left(()) => End::Ended,
+                Either::Right(Either::Left(())) => End::Reopen,
+                Either::Right(Either::Right(())) => End::Stop,
+            }
+        };
+        match end {
+            End::Ended => self.ended(index, consumer.end_reason().is_some()),
+            End::Stop => false,
+            End::Reopen => {
+                if lock(&self.accounts).holds(index) {
+                    self.books().state(states::CLOSED_UNACKED);
+                }
+                if plan.drops {
+                    drop(consumer);
+                } else {
                     self.close(index, consumer.close()).await;
-                    return true;
                 }
-                Either::Right(Either::Right(())) => return false,
+                true
             }
         }
     }
 
-    fn treat(
-        self: &Arc<Self>,
-        index: usize,
-        plan: &ConsumerPlan,
-        random: &mut Random,
-        delivery: Delivery,
-    ) {
-        let id = read_id(&delivery);
-        self.handle.event(format_args!("consumer {index} gets {id:?}"));
-        let Some(id) = id else {
-            return self.books().violation("a delivery that nobody published");
-        };
-        let place = self.books().handed(id, index, delivery.redelivered());
-        let habits = plan.habits;
-        let mut draw = if self.healed.is_open() { 64 } else { random.below(64) };
-        let mut is = |n: u64| {
-            let hit = draw < n;
-            draw = draw.saturating_sub(n);
-            hit
-        };
-        let (settle, treatment) = if is(habits.requeue) {
-            (delivery.requeue(), Treatment::Requeue)
-        } else if is(habits.reject) {
-            (delivery.reject(), Treatment::Reject)
-        } else if is(habits.forget) {
-            drop(delivery);
-            (Settle::Queued, Treatment::Forget)
-        } else if is(habits.ack_through) {
-            let settle = delivery.ack_through();
-            if settle == Settle::Queued {
-                self.books().treated_through(index, Treatment::Ack);
+    /// Takes deliveries as planned, until there are none.
+    async fn take_all(treating: &Arc<Treating>, consumer: &mut Consumer<Manual>) {
+        match treating.plan.style {
+            Style::Next => {
+                while let Some(delivery) = consumer.next().await {
+                    treating.treat(delivery);
+                }
             }
-            (settle, Treatment::Ack)
-        } else if is(habits.hold) {
-            let shared = self.clone();
-            let pause = Duration::from_millis(random.below(3000));
-            let (_, acker) = delivery.into_parts();
-            self.handle.spawn(format!("holder of {id}"), async move {
-                race(race(shared.handle.sleep(pause), shared.healed.wait()), shared.stop.wait())
+            Style::Batch { most, linger } => {
+                while let Some(batch) = consumer.next_batch(most, linger).await {
+                    if batch.is_empty() || batch.len() > most {
+                        let got = batch.len();
+                        treating
+                            .shared
+                            .books()
+                            .violation(format!("a batch of {got} instead of 1 to {most}"));
+                    }
+                    if batch.len() > 1 {
+                        treating.shared.books().state(states::BATCH_OF_MANY);
+                    }
+                    batch.into_iter().for_each(|delivery| treating.treat(delivery));
+                }
+            }
+            Style::Run { concurrency, .. } => {
+                let treating = treating.clone();
+                consumer
+                    .run(concurrency, move |received| {
+                        let treating = treating.clone();
+                        treating.clone().handle(received)
+                    })
                     .await;
-                let settle = acker.ack();
-                shared.handle.event(format_args!("acks {id} late: {settle:?}"));
-                if settle == Settle::Queued {
-                    shared.books().treated(place, Treatment::Ack);
-                }
-            });
-            return;
-        } else {
-            (delivery.ack(), Treatment::Ack)
-        };
-        self.handle.event(format_args!("{treatment:?} of {id}: {settle:?}"));
-        if settle == Settle::Queued {
-            self.books().treated(place, treatment);
+            }
         }
     }
-}
-
-fn read_id(received: &lavinmq_core::Received) -> Option<Id> {
-    if !received.body().is_empty() {
-        return Id::read(received.body(), None);
-    }
-    let properties = received.properties().ok()?;
-    Id::read(b"", properties.message_id().as_ref().map(|id| id.as_str()))
 }

@@ -10,7 +10,11 @@ use futures::future::Either;
 use lavinmq_core::{Client, Options, time::Time};
 
 use super::shared::{AnyProducer, Shared, lock, race};
-use crate::sim::{runtime::SimRuntime, scenario::EndingPlan};
+use crate::sim::{
+    runtime::SimRuntime,
+    scenario::{DeclarePlan, EndingPlan},
+    states,
+};
 
 /// How long bytes may be under way in a healed network that was bad before.
 const UNDER_WAY: Duration = Duration::from_secs(1);
@@ -66,6 +70,10 @@ impl Shared {
             self.handle
                 .spawn(format!("consumer {index}"), self.clone().consume(index, plan.clone()));
         }
+        for plan in self.scenario.declares.clone() {
+            let name = format!("declares {}", plan.name);
+            self.handle.spawn(name, self.clone().declare_on_the_way(plan));
+        }
         self.handle.sleep_until(Time::ZERO + self.scenario.heals_at).await;
         match self.scenario.ending {
             EndingPlan::Calm => {
@@ -80,8 +88,14 @@ impl Shared {
             }
             EndingPlan::Abrupt => {
                 let patience = self.root.split("shutdown").below(3000);
-                self.stop.open();
+                self.note_close();
+                self.closing.open();
+                // In half of the worlds, whoever waits for something learns it from the client.
+                if patience % 2 == 0 {
+                    self.stop.open();
+                }
                 let report = client.shutdown(Duration::from_millis(patience)).await;
+                self.stop.open();
                 self.handle.event(format_args!("shutdown: {report:?}"));
                 self.heal();
             }
@@ -97,6 +111,39 @@ impl Shared {
                 self.handle.sleep(Duration::from_secs(10)).await;
                 self.heal();
             }
+        }
+    }
+
+    async fn declare_on_the_way(self: Arc<Self>, plan: DeclarePlan) {
+        let time = self.handle.sleep_until(Time::ZERO + plan.at);
+        if let Either::Right(()) = race(time, self.stop.wait()).await {
+            return;
+        }
+        let Some(client) = self.client() else { return };
+        let mut builder = client.queue(&plan.name);
+        if plan.exclusive {
+            builder = builder.exclusive();
+        }
+        drop(client);
+        let patience = plan.patience.map(|patience| self.handle.now() + patience);
+        let enough = race(self.until(patience), self.stop.wait());
+        match race(builder.declare(), enough).await {
+            Either::Left(result) => {
+                let result = result.map(|queue| queue.message_count());
+                self.handle.event(format_args!("declares {}: {result:?}", plan.name));
+            }
+            Either::Right(_) => self.books().gives_up(&plan.name),
+        }
+        if let Some(after) = plan.deleted_after {
+            race(self.handle.sleep(after), self.stop.wait()).await;
+            self.host.with(|broker, now| broker.delete_queue(&plan.name, now));
+        }
+    }
+
+    fn note_close(&self) {
+        let mut books = self.books();
+        if (0..self.scenario.producers.len()).any(|producer| books.waiting(producer) > 0) {
+            books.state(states::CLOSE_WITH_WAITERS);
         }
     }
 
@@ -132,7 +179,7 @@ impl Shared {
     pub(super) async fn declare(&self, client: &Client, queue: usize) {
         let plan = &self.scenario.queues[queue];
         loop {
-            let mut builder = client.queue(&plan.name);
+            let mut builder = client.queue(&plan.name).durable(!plan.transient);
             if let Some(most) = plan.rejects_over {
                 let mut arguments = amq_protocol::types::FieldTable::default();
                 arguments.insert("x-max-length".into(), AMQPValue::LongInt(most as i32));

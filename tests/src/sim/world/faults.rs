@@ -6,7 +6,7 @@ use futures::future::Either;
 use lavinmq_core::time::Time;
 
 use super::shared::{Shared, race};
-use crate::sim::{pipe, scenario::Fault};
+use crate::sim::{pipe, scenario::Fault, states};
 
 impl Shared {
     pub(super) async fn make_faults(self: Arc<Self>) {
@@ -51,6 +51,9 @@ impl Shared {
             Fault::HangDial => self.network.hang_next_dial(),
             Fault::Restart { down, kill } => {
                 handle.count(if kill { "crash" } else { "restart" });
+                if self.scenario.queues.iter().any(|queue| queue.transient) {
+                    self.books().state(states::TRANSIENT_LOST);
+                }
                 self.network.refuse_until(now + down);
                 self.host.with(
                     |broker, now| {
@@ -65,10 +68,10 @@ impl Shared {
                     shared.host.with(|broker, now| broker.unblock(now));
                 });
             }
-            Fault::CloseConnections => {
+            Fault::CloseConnections(code) => {
                 handle.count("close-connections");
                 self.host
-                    .with(|broker, now| broker.close_connections(320, "CONNECTION_FORCED", now));
+                    .with(|broker, now| broker.close_connections(code, "by the simulator", now));
             }
             Fault::DeleteQueue(queue) => {
                 handle.count("delete-queue");
@@ -121,6 +124,10 @@ impl Shared {
                 self.later("release confirms", down, |shared| {
                     shared.host.with(|broker, now| broker.release_confirms(now));
                 });
+            }
+            Fault::RepeatConfirms => {
+                let repeated = self.host.with(|broker, now| broker.repeat_confirms(now));
+                handle.add("repeat-confirms", repeated as u64);
             }
             Fault::ReorderConfirms => {
                 handle.count("reorder-confirms");

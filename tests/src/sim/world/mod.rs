@@ -12,6 +12,7 @@ mod faults;
 mod producing;
 mod publisher;
 mod shared;
+mod treating;
 
 use std::{
     collections::BTreeMap,
@@ -124,6 +125,7 @@ impl World {
             root,
             healed: Gate::default(),
             stop: Gate::default(),
+            closing: Gate::default(),
             handles: Mutex::new(Handles {
                 producers: (0..producers).map(|_| None).collect(),
                 stats: vec![None; producers],

@@ -6,9 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use lavinmq_core::{Mode, Producer, config::PublishMode, event::Settled};
+use lavinmq_core::{Mode, Producer, config::PublishMode, event::Settled, time::Time};
 
 use futures::future::Either;
 
@@ -16,7 +17,10 @@ use super::{
     publisher::{Publisher, Ticket},
     shared::{AnyProducer, Busy, Shared, lock, race},
 };
-use crate::sim::scenario::Target;
+use crate::sim::{
+    scenario::{ClosePlan, Target},
+    states,
+};
 
 impl Shared {
     pub(super) async fn produce(self: Arc<Self>, index: usize) {
@@ -56,7 +60,8 @@ impl Shared {
         builder = builder.on_nack(hook()).on_return(hook()).on_error(hook()).on_drop(hook());
         match plan.mode {
             PublishMode::Confirm => {
-                let mut builder = builder.confirm().max_in_flight(plan.max_in_flight);
+                let mut builder =
+                    builder.confirm().max_in_flight(plan.max_in_flight).mandatory(plan.mandatory);
                 if let Some(timeout) = plan.confirm_timeout {
                     builder = builder.confirm_timeout(timeout);
                 }
@@ -79,6 +84,40 @@ impl Shared {
         }
     }
 
+    /// Closes the producer at its time, while others go on.
+    fn close_alone(self: &Arc<Self>, index: usize) {
+        let Some((at, how)) = self.scenario.producers[index].closes else { return };
+        let shared = self.clone();
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        self.handle.spawn(format!("closer of producer {index}"), async move {
+            let _busy = Busy(shared.clone());
+            let time = shared.handle.sleep_until(Time::ZERO + at);
+            if let Either::Right(()) = race(time, shared.stop.wait()).await {
+                return;
+            }
+            let producer = lock(&shared.handles).producers[index].as_ref().map(AnyProducer::again);
+            let Some(producer) = producer else { return };
+            {
+                let mut books = shared.books();
+                books.state(states::CLOSED_ALONE);
+                if books.waiting(index) > 0 {
+                    books.state(states::CLOSE_WITH_WAITERS);
+                }
+            }
+            let deadline = match how {
+                ClosePlan::Drain => Duration::from_secs(3600),
+                ClosePlan::Abandon(deadline) => deadline,
+            };
+            let done = race(producer.shutdown(deadline), shared.stop.wait()).await;
+            if let Either::Left(report) = done {
+                shared.handle.event(format_args!("producer {index} closed: {report:?}"));
+                if report.unknown > 0 {
+                    shared.books().state(states::ABANDONED);
+                }
+            }
+        });
+    }
+
     async fn opened<P>(
         &self,
         index: usize,
@@ -86,7 +125,7 @@ impl Shared {
     ) -> Option<P> {
         match race(open, self.stop.wait()).await {
             Either::Left(Ok(producer)) if !self.stop.is_open() => Some(producer),
-            Either::Left(Err(error)) if !self.stop.is_open() => {
+            Either::Left(Err(error)) if !self.stop.is_open() && !self.closing.is_open() => {
                 self.books().violation(format!("producer {index} did not open: {error}"));
                 None
             }
@@ -99,6 +138,7 @@ impl Shared {
         M: Mode,
         M::Accepted: Ticket,
     {
+        self.close_alone(index);
         for (task, ops) in self.scenario.producers[index].tasks.iter().enumerate() {
             let publisher = Publisher {
                 shared: self.clone(),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::future::{Either, select};
-use lavinmq_core::{Mode, Producer, Receipt, error::PublishError};
+use lavinmq_core::{Message, Mode, Producer, Publish, Receipt, error::PublishError};
 
 use super::shared::{Busy, Shared, race};
 use crate::sim::{
@@ -55,6 +55,9 @@ where
             }
             match op {
                 PublishOp::Publish { bytes, receipt } => self.publish(bytes, receipt).await,
+                PublishOp::PublishTo { queue, bytes, receipt } => {
+                    self.publish_to(queue, bytes, receipt).await;
+                }
                 PublishOp::Abandon { bytes, polls, patience } => {
                     self.abandon(bytes, polls, patience).await;
                 }
@@ -75,8 +78,8 @@ where
         }
     }
 
-    fn offer(&self) -> Id {
-        self.shared.books().offer(self.index, self.task, None)
+    fn offer(&self, queue: Option<usize>) -> Id {
+        self.shared.books().offer(self.index, self.task, queue)
     }
 
     /// Writes down how an offer ended.
@@ -98,8 +101,12 @@ where
     }
 
     /// Polls a publish until it ends, or the world stops, or it was pending so often.
-    async fn poll_publish(&self, id: Id, bytes: usize, polls: Option<u32>) -> Option<Receipt> {
-        let mut publish = self.producer.publish(id.message(bytes));
+    async fn poll_publish(
+        &self,
+        id: Id,
+        mut publish: Publish<'_, M, Message>,
+        polls: Option<u32>,
+    ) -> Option<Receipt> {
         let mut stop = pin!(self.shared.stop.wait());
         let mut left = polls;
         let result = poll_fn(|cx| {
@@ -125,17 +132,28 @@ where
     }
 
     async fn publish(&mut self, bytes: usize, plan: ReceiptPlan) {
-        let id = self.offer();
-        if let Some(receipt) = self.poll_publish(id, bytes, None).await {
+        let id = self.offer(None);
+        let publish = self.producer.publish(id.message(bytes));
+        if let Some(receipt) = self.poll_publish(id, publish, None).await {
+            self.keep(id, receipt, plan).await;
+        }
+    }
+
+    async fn publish_to(&mut self, queue: usize, bytes: usize, plan: ReceiptPlan) {
+        let id = self.offer(Some(queue));
+        let key = &self.shared.scenario.queues[queue].name;
+        let publish = self.producer.publish_to(key, id.message(bytes));
+        if let Some(receipt) = self.poll_publish(id, publish, None).await {
             self.keep(id, receipt, plan).await;
         }
     }
 
     async fn abandon(&mut self, bytes: usize, polls: u32, patience: Duration) {
-        let id = self.offer();
+        let id = self.offer(None);
         let shared = self.shared.clone();
         let outcome = {
-            let publish = pin!(self.poll_publish(id, bytes, Some(polls)));
+            let publish = self.producer.publish(id.message(bytes));
+            let publish = pin!(self.poll_publish(id, publish, Some(polls)));
             let timer = pin!(shared.handle.sleep(patience));
             match select(publish, timer).await {
                 Either::Left((receipt, _)) => Some(receipt),
@@ -150,7 +168,7 @@ where
     }
 
     fn try_publish(&mut self, bytes: usize) {
-        let id = self.offer();
+        let id = self.offer(None);
         let result = self.producer.try_publish(id.message(bytes));
         if let Some(receipt) = self.offered(id, result) {
             self.await_later(id, receipt);
@@ -158,7 +176,7 @@ where
     }
 
     async fn invalid(&mut self) {
-        let id = self.offer();
+        let id = self.offer(None);
         let message = id.message(20).message_id(&"y".repeat(256));
         match self.producer.publish(message).await {
             Ok(_) => self.shared.books().violation(format!("{id}: accepted, though invalid")),

@@ -8,11 +8,12 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use futures::future::{Either, select};
 use lavinmq_core::{
-    Client, Confirm, FireAndForget, Producer,
+    Client, Confirm, FireAndForget, Producer, Report,
     stats::{ProducerStats, Stats},
 };
 
@@ -33,6 +34,8 @@ pub(super) struct Shared {
     pub(super) healed: Gate,
     /// Applications let go of everything.
     pub(super) stop: Gate,
+    /// The client is being closed.
+    pub(super) closing: Gate,
     /// Handles whose stats the oracle reads.
     pub(super) handles: Mutex<Handles>,
     /// Producer tasks and awaited receipts that are not done.
@@ -65,6 +68,13 @@ impl AnyProducer {
         match self {
             Self::FireAndForget(producer) => producer.flush().await,
             Self::Confirm(producer) => producer.flush().await,
+        }
+    }
+
+    pub(super) async fn shutdown(&self, deadline: Duration) -> Report {
+        match self {
+            Self::FireAndForget(producer) => producer.shutdown(deadline).await,
+            Self::Confirm(producer) => producer.shutdown(deadline).await,
         }
     }
 
