@@ -179,8 +179,11 @@ impl Network {
 
     /// Nobody listens any more.
     pub fn stop(&self) {
-        let listener = self.lock().listener.take();
-        drop(listener);
+        let mut state = self.lock();
+        let listener = state.listener.take();
+        let links = std::mem::take(&mut state.links);
+        drop(state);
+        drop((listener, links));
     }
 
     /// Connections made so far.

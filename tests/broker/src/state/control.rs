@@ -212,6 +212,11 @@ impl BrokerState {
         self.logs.read(id)
     }
 
+    /// Keeps no more than so many methods of each of so many connections: see [`log`](Self::log).
+    pub fn limit_log(&mut self, methods: usize, connections: usize) {
+        self.logs.limit(methods, connections);
+    }
+
     fn queue_by_name(&self, name: &str) -> Option<(QueueId, &Queue)> {
         let id = *self.queue_names.get(name)?;
         Some((id, self.queues.get(&id)?))

@@ -38,7 +38,7 @@ impl Accounts {
                 Some(Outcome::Dropped(DropReason::Disconnected)) => {
                     heard.dropped_disconnected += 1;
                 }
-                Some(Outcome::Dropped(_) | Outcome::Sent | Outcome::Other) => {
+                Some(Outcome::Dropped(_) | Outcome::Other) => {
                     wrong.push(format!("p{index}.{number}: an outcome nobody knows"));
                 }
                 // Confirmed without a hook for it; or sent.
@@ -119,7 +119,7 @@ impl Accounts {
                 Outcome::Failed => {
                     plan.target == Target::MissingExchange || scenario.faults.iter().any(blames)
                 }
-                Outcome::Dropped(_) | Outcome::Unknown(_) | Outcome::Sent | Outcome::Other => false,
+                Outcome::Dropped(_) | Outcome::Unknown(_) | Outcome::Other => false,
             };
             if !possible {
                 wrong

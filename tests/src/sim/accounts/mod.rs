@@ -8,6 +8,7 @@
 
 mod broker;
 mod deliveries;
+mod fates;
 mod id;
 mod messages;
 mod outcome;
@@ -20,7 +21,6 @@ use std::{
 };
 
 use lavinmq_core::{
-    config::PublishMode,
     error::{NotConfirmed, PublishError},
     event::{DropReason, Event, Settled},
     stats::{ProducerStats, Stats},
@@ -31,6 +31,7 @@ use self::{
     wire::{Deliveries, Links, OnWire},
 };
 pub use self::{
+    fates::Fate,
     id::Id,
     outcome::{Admission, Outcome},
     wire::Settlement,
@@ -87,8 +88,7 @@ struct ProducerBook {
     records: Vec<Record>,
     /// Messages accepted, and neither begun to be written nor dropped.
     queued: i64,
-    /// The mode, the window and the ring, as planned.
-    confirms: bool,
+    /// The window and the ring, as planned.
     window: usize,
     ring: usize,
     /// The latest first copy that was begun to be written, by task.
@@ -157,7 +157,6 @@ impl Accounts {
     pub fn of(scenario: &Scenario) -> Self {
         let mut books = Self::new(scenario.producers.len());
         for (book, plan) in books.producers.iter_mut().zip(&scenario.producers) {
-            book.confirms = plan.mode == PublishMode::Confirm;
             book.window = plan.max_in_flight;
             book.ring = plan.buffer_size;
         }
@@ -198,22 +197,6 @@ impl Accounts {
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.producers.iter().map(|book| book.counts.accepted).sum()
-    }
-
-    /// What became of each message that was accepted.
-    #[must_use]
-    pub fn outcomes(&self) -> BTreeMap<Id, Outcome> {
-        let mut all = BTreeMap::new();
-        for (producer, book) in self.producers.iter().enumerate() {
-            let unreported = if book.confirms { Outcome::Confirmed } else { Outcome::Sent };
-            for (number, record) in book.records.iter().enumerate() {
-                if record.admission == Admission::Accepted {
-                    let outcome = record.hook.map_or(unreported, |(_, outcome)| outcome);
-                    all.insert(Id { producer, number }, outcome);
-                }
-            }
-        }
-        all
     }
 
     // ---- publishing -----------------------------------------------------------------------------

@@ -2,11 +2,9 @@
 
 use lavinmq_core::event::{DropReason, UnknownReason, Verdict};
 
-/// What became of an accepted message.
+/// What became of an accepted message. (Fire-and-forget messages that were sent are not reported.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// Sent, without a confirm to wait for; nobody reports that.
-    Sent,
     /// Confirmed.
     Confirmed,
     /// Nacked.

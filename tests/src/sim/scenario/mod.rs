@@ -1,6 +1,8 @@
 //! What one seed means: a world and a list of operations, drawn before anything runs, so that it can
 //! be printed, replayed and shrunk. `draw` draws them.
 
+mod compare;
+mod describe;
 mod draw;
 
 use std::time::Duration;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use lavinmq_core::config::{BufferPolicy, PublishMode, WhenOffline};
 use lavinmq_testing::Personality;
 
+pub use self::compare::Place;
 use super::pipe::{Conditions, Cut, Ending};
 
 /// One world.
@@ -339,65 +342,6 @@ impl Scenario {
         self.conditions = Conditions::calm();
         self.client.heartbeat = Duration::ZERO;
         self.ending = EndingPlan::Calm;
-        self
-    }
-
-    /// Whether every message has the same outcome however tasks and deadlines interleave: nothing in
-    /// this world depends on who comes first.
-    #[must_use]
-    pub fn comparable(&self) -> bool {
-        let plain = |plan: &ProducerPlan| {
-            let op =
-                |op: &PublishOp| !matches!(op, PublishOp::Abandon { .. } | PublishOp::Try { .. });
-            plan.policy == BufferPolicy::Block
-                && plan.when_offline == WhenOffline::Buffer
-                && plan.publish_timeout.is_none()
-                && plan.ttl.is_none()
-                && plan.confirm_timeout.is_none()
-                && plan.closes.is_none()
-                && plan.tasks.len() == 1
-                && plan.tasks.iter().flatten().all(op)
-        };
-        let decides = |(_, fault): &(Duration, Fault)| {
-            matches!(
-                fault,
-                Fault::Nack(_) | Fault::DeleteQueue(_) | Fault::CloseChannels { blames: true, .. }
-            )
-        };
-        self.ending == EndingPlan::Calm
-            && self.producers.iter().all(plain)
-            && self.queues.iter().all(|queue| queue.rejects_over.is_none() && !queue.transient)
-            && !self.faults.iter().any(decides)
-    }
-
-    /// The same without all that makes an outcome depend on who comes first.
-    #[must_use]
-    pub fn made_comparable(mut self) -> Self {
-        self.ending = EndingPlan::Calm;
-        for queue in &mut self.queues {
-            queue.rejects_over = None;
-            queue.transient = false;
-        }
-        for plan in &mut self.producers {
-            plan.policy = BufferPolicy::Block;
-            plan.when_offline = WhenOffline::Buffer;
-            plan.publish_timeout = None;
-            plan.ttl = None;
-            plan.confirm_timeout = None;
-            plan.closes = None;
-            plan.tasks.truncate(1);
-            for op in plan.tasks.iter_mut().flatten() {
-                if let PublishOp::Abandon { bytes, .. } | PublishOp::Try { bytes } = *op {
-                    *op = PublishOp::Publish { bytes, receipt: ReceiptPlan::AwaitLater };
-                }
-            }
-        }
-        self.faults.retain(|(_, fault)| {
-            !matches!(
-                fault,
-                Fault::Nack(_) | Fault::DeleteQueue(_) | Fault::CloseChannels { blames: true, .. }
-            )
-        });
         self
     }
 

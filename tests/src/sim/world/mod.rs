@@ -25,13 +25,13 @@ use lavinmq_testing::{BrokerState, Settings};
 
 use self::shared::{Gate, Handles, Shared, lock};
 use super::{
-    accounts::{self, Accounts, Id},
+    accounts::{Accounts, Fate},
     executor::{Executor, Step},
     host::Host,
     network::Network,
     random::Random,
     runtime::SimRuntime,
-    scenario::{EndingPlan, Scenario},
+    scenario::{EndingPlan, Place, Scenario},
     tap::Tap,
     trace::Trace,
 };
@@ -47,7 +47,7 @@ const CLOSING: Duration = Duration::from_secs(60);
 const POLLS: u64 = 1_000_000;
 
 /// What became of one world.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// What is wrong; empty if nothing is.
     pub violations: Vec<String>,
@@ -61,9 +61,8 @@ pub struct Outcome {
     pub reconnects: u64,
     /// Things that happened, by name; faults begin with `fault `.
     pub counters: BTreeMap<&'static str, u64>,
-    /// What became of each message that was accepted. In a world that is
-    /// [comparable](Scenario::comparable) it does not depend on how tasks interleave.
-    pub outcomes: BTreeMap<Id, accounts::Outcome>,
+    /// How each message ended.
+    pub outcomes: BTreeMap<Place, Fate>,
     /// Polls.
     pub polls: u64,
     /// Virtual time at the end.
@@ -108,8 +107,13 @@ impl World {
             settings.tune.heartbeat = 0;
         }
         let broker = BrokerState::with_settings(settings, root.split("broker").bits());
-        let host =
-            Host::start(broker, network.clone(), &handle, accounts.clone(), root.split("host"));
+        let host = Host::start(
+            broker,
+            network.clone(),
+            &handle,
+            Some(accounts.clone()),
+            root.split("host"),
+        );
         let runtime = SimRuntime::new(handle.clone(), network.clone(), root.split("runtime"), tick);
         let producers = scenario.producers.len();
         let shared = Arc::new(Shared {
@@ -180,7 +184,7 @@ impl World {
                 counters.extend(accounts.states());
                 counters
             },
-            outcomes: accounts.outcomes(),
+            outcomes: accounts.fates(),
             polls,
             ended_at: shared.handle.now(),
         }
