@@ -63,6 +63,8 @@ struct Inbox {
     /// It is closing, and why: what the application has not seen is handed back.
     closing: Option<EndReason>,
     ended: Option<(EndReason, Report)>,
+    /// The consumer is gone: nobody reads what is queued.
+    unread: bool,
     stream: Option<Waker>,
     /// Who waits for the end.
     closers: Vec<Waker>,
@@ -254,6 +256,16 @@ impl ConsumerShared {
         first && self.link.is_some()
     }
 
+    /// The consumer is gone. What is queued would keep its queue in memory, and so itself.
+    pub(crate) fn abandon(&self) {
+        let mut inbox = lock(&self.inbox);
+        inbox.unread = true;
+        inbox.queued = 0;
+        let unread = std::mem::take(&mut inbox.parcels);
+        drop(inbox);
+        drop(unread);
+    }
+
     /// So many deliveries of the batch taken last were handed out.
     #[inline]
     pub(crate) fn set_shown(&self, shown: usize) {
@@ -326,6 +338,9 @@ impl ConsumerShared {
             }
         } else if inbox.closing.is_some() {
             self.consumed.fetch_add(batch.weight(), Ordering::AcqRel);
+        }
+        if inbox.unread {
+            return None;
         }
         inbox.queued += batch.len();
         inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));
