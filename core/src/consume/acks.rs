@@ -206,6 +206,13 @@ impl AckTracker {
                     length = index + 1;
                 }
                 Tag::Done => {}
+                #[cfg(feature = "sabotage")]
+                Tag::Pending(_)
+                    if crate::sabotage::is(crate::sabotage::Sabotage::SettlesSpanned) =>
+                {
+                    count += 1;
+                    length = index + 1;
+                }
                 Tag::Pending(_) | Tag::Outstanding | Tag::Delayed => break,
             }
         }

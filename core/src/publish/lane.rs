@@ -127,6 +127,13 @@ impl Lane {
     pub(crate) fn assign_tag(&mut self, producer: ProducerId, place: u64) {
         self.tags.push_back(Tag { producer: Some(producer), place });
         self.outstanding += 1;
+        #[cfg(feature = "sabotage")]
+        if let Some(count) = crate::sabotage::count(crate::sabotage::Sabotage::TagsOutOfOrder)
+            && count.is_multiple_of(8)
+            && let [.., before, last] = self.tags.make_contiguous()
+        {
+            std::mem::swap(before, last);
+        }
     }
 
     /// Messages sent on this channel and not confirmed.

@@ -139,6 +139,10 @@ impl Ring {
                 encoded: 0,
                 settled: false,
             });
+            #[cfg(feature = "sabotage")]
+            if let Some(sent) = self.window.back_mut() {
+                sent.attempts = crate::sabotage::attempts_of(sent.message.body());
+            }
         }
         let place = self.base + self.cursor as u64;
         self.cursor += 1;
@@ -273,6 +277,8 @@ impl Ring {
         for (index, sent) in self.window.range_mut(..self.cursor).enumerate() {
             if base + (index as u64) < whole_before {
                 sent.attempts = sent.attempts.saturating_add(1);
+                #[cfg(feature = "sabotage")]
+                crate::sabotage::note_attempts(sent.message.body(), sent.attempts);
             }
         }
         let behind = self.straggler_cursor.unwrap_or(u64::MAX);

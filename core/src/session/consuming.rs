@@ -176,6 +176,13 @@ impl Session {
         let (c, channel) = (subscription.connection, subscription.channel);
         let config = &consumer.config;
         match done {
+            #[cfg(feature = "sabotage")]
+            Expect::OpenOk
+                if consumer.was_active
+                    && crate::sabotage::is(crate::sabotage::Sabotage::QosNotReplayed) =>
+            {
+                self.consumer_step(id, generation, Expect::QosOk);
+            }
             Expect::OpenOk if !config.no_ack => {
                 let qos = basic::Qos { prefetch_count: config.prefetch, global: false };
                 self.call(
@@ -248,6 +255,13 @@ impl Session {
         let closing = consumer.is_closing();
         let later = run.settlement == Settlement::RequeueLater;
         let settlement = if later && closing { Settlement::Requeue } else { run.settlement };
+        #[cfg(feature = "sabotage")]
+        let run = if crate::sabotage::is(crate::sabotage::Sabotage::AcksWithoutGeneration) {
+            let latest = consumer.subscriptions.last().map_or(0, |latest| latest.generation);
+            SettleRun { generation: latest, ..run }
+        } else {
+            run
+        };
         let Some(subscription) = consumer.subscription_mut(run.generation) else {
             self.note_settles(id);
             return;
@@ -339,9 +353,9 @@ impl Session {
             let mut records = Vec::new();
             for subscription in &mut consumer.subscriptions {
                 let (channel, acks) = (subscription.channel, &mut subscription.acks);
-                // One frame at a time: each may be the last that is written.
+                // Frame by frame: a loss in the middle abandons only what was not written.
                 let limit = connection.transmit.enqueued() + OUTPUT_LIMIT as u64;
-                while connection.transmit.enqueued() < limit {
+                while acks.has_pending() && connection.transmit.enqueued() < limit {
                     let mut settled = acks::Settled::default();
                     connection.transmit.append(|out| settled = acks.encode(out, channel, 1));
                     if settled.total() == 0 {

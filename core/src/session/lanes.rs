@@ -370,6 +370,10 @@ impl Session {
 
     /// `basic.ack` or `basic.nack` on a lane.
     pub(super) fn on_confirm(&mut self, l: usize, tag: u64, multiple: bool, nack: bool) -> bool {
+        #[cfg(feature = "sabotage")]
+        if nack && crate::sabotage::is(crate::sabotage::Sabotage::AckSpansNack) {
+            return true;
+        }
         let Some(mut lane) = self
             .lanes
             .get_mut(l)

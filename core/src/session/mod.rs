@@ -10,6 +10,8 @@ mod declaring;
 mod explain;
 mod inbound;
 mod lanes;
+#[cfg(feature = "sabotage")]
+mod leftovers;
 #[cfg(feature = "model")]
 mod model;
 mod offenders;
