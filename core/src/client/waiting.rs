@@ -28,6 +28,12 @@ impl Waiting {
         self.wakers.remove(&key).flatten()
     }
 
+    /// How many wait.
+    #[cfg(feature = "sabotage")]
+    pub(crate) fn len(&self) -> usize {
+        self.wakers.len()
+    }
+
     /// It has happened: whom to wake.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = Waker> + use<> {
         std::mem::take(&mut self.wakers).into_values().flatten()
