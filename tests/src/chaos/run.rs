@@ -74,6 +74,8 @@ struct Stage<'a> {
     producers: Vec<Arc<AnyProducer>>,
     control: Arc<LoadControl>,
     violations: Arc<Violations>,
+    /// Something did not come to its end.
+    stuck: AtomicBool,
 }
 
 /// Runs on one runtime.
@@ -265,7 +267,20 @@ async fn open<'a, R: Rt>(broker: &'a Broker, plan: &Plan) -> Stage<'a> {
         sabotage: plan.sabotage,
     });
     let runtime = R::NAME;
-    Stage { broker, began, runtime, name, client, link, specs, producers, control, violations }
+    let stuck = AtomicBool::new(false);
+    Stage {
+        broker,
+        began,
+        runtime,
+        name,
+        client,
+        link,
+        specs,
+        producers,
+        control,
+        violations,
+        stuck,
+    }
 }
 
 impl Stage<'_> {
@@ -308,11 +323,14 @@ impl Stage<'_> {
     /// The output of a future that must come to an end; without it, that is a violation.
     async fn finishes<R: Rt, F: Future>(&self, what: &str, future: F) -> Option<F::Output> {
         let future = std::pin::pin!(future);
-        match futures::future::select(future, R::sleep(PATIENCE)).await {
+        // Once something is stuck, the rest is not waited for as long.
+        let patience = if self.stuck.load(Relaxed) { PATIENCE / 18 } else { PATIENCE };
+        match futures::future::select(future, R::sleep(patience)).await {
             futures::future::Either::Left((output, _)) => Some(output),
             futures::future::Either::Right(_) => {
                 let explain = self.client.explain();
-                self.violations.add(format!("{what}: not within {PATIENCE:?}:\n{explain}"));
+                self.violations.add(format!("{what}: not within {patience:?}:\n{explain}"));
+                self.stuck.store(true, Relaxed);
                 None
             }
         }
