@@ -311,11 +311,6 @@ impl Holder {
                 if let Some(tag) = &mut channel.confirms {
                     *tag += 1;
                 }
-                if !exchange.is_empty() {
-                    let why = (404, "NOT_FOUND - no such exchange");
-                    self.close_channel(stage, c, n, why, (60, 40));
-                    return;
-                }
                 let copy = Copy {
                     channel: n,
                     exchange,
@@ -451,6 +446,11 @@ impl Holder {
         let Some((copy, 0)) = channel.incoming.take_if(|(_, missing)| *missing == 0) else {
             return;
         };
+        if !copy.exchange.is_empty() {
+            let why = (404, "NOT_FOUND - no such exchange");
+            self.close_channel(stage, c, n, why, (60, 40));
+            return;
+        }
         if self.low_disk {
             let why = (406, "PRECONDITION_FAILED - Server low on disk space");
             self.close_channel(stage, c, n, why, (60, 40));

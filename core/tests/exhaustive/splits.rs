@@ -1,8 +1,9 @@
-//! However the peer's bytes are cut into reads, the trace is the same: f1, f2.
+//! However bytes are cut into reads and writes, the trace is the same: f1 to f3.
 
 use crate::{
+    harness::*,
     trace,
-    world::{Reads, World},
+    world::{Cut, Failure, Reads, Side, World},
 };
 
 fn played(reads: Reads) -> World {
@@ -44,4 +45,28 @@ fn f01_every_split_of_every_read_gives_the_same_trace() {
         }
     }
     assert!(splits > 2000, "{splits} splits");
+}
+
+/// A write that ends after every byte, and goes on there with the next one: the broker gets the same
+/// messages, whole. (It hears the halves one after the other, so its answers come in another order.)
+#[test]
+fn f03_every_split_of_what_is_written_brings_the_same_messages() {
+    let whole = played(Reads::Coalesced);
+    let copies = |world: &World| {
+        let mut copies: Vec<_> =
+            world.broker.copies.iter().map(|copy| format!("{copy:?}")).collect();
+        copies.sort();
+        copies
+    };
+    let expected = copies(&whole);
+    for connection in [PUB, CON] {
+        for after in 1..whole.volumes[connection][0].1 {
+            let (side, failure) = (Side::Out, Failure::Pause);
+            let pause = Cut { connection, transport: 1, side, after, failure };
+            let mut world = trace::world().with_cuts([pause]);
+            trace::play(&mut world, false);
+            assert_eq!(world.cuts_left(), 0, "{pause:?}");
+            assert_eq!(copies(&world), expected, "{pause:?}");
+        }
+    }
 }

@@ -26,6 +26,8 @@ pub enum Failure {
     HalfOpen,
     /// The peer closes the connection, and reads on once we have read that.
     Closed,
+    /// Nothing fails: a write ends here, and the next one goes on.
+    Pause,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,6 +275,7 @@ impl World {
             }
             Failure::Silence => self.wires[c].deaf = true,
             Failure::HalfOpen => self.silence(c),
+            Failure::Pause => {}
             Failure::Closed => {
                 self.wires[c].held = true;
                 self.broker.say_close(&mut self.stage, c, 320);
