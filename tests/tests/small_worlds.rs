@@ -65,8 +65,8 @@ fn s01_confirm_with_frames_in_parts_two_cuts_and_a_broker_that_closes() {
 
 #[test]
 fn s19_s20_acks_nacks_and_returns_in_every_order() {
-    let setup = Publish { nacks: true, returns: true, ..CONFIRM };
-    publishing("confirm, nacked and returned", setup, 7_000);
+    let setup = Publish { nacks: true, returns: true, parts: true, broker_closes: true, ..CONFIRM };
+    publishing("confirm, nacked and returned", setup, 40_000);
     let setup = Publish { nacks: true, report_confirmed: false, ..CONFIRM };
     publishing("confirm, told by the watermark", setup, 7_000);
 }
@@ -135,8 +135,8 @@ fn f09_f10_fire_and_forget_in_parts() {
 
 #[test]
 fn f28_acks_in_parts_two_cuts_and_a_broker_that_closes() {
-    let setup = Consume { parts: true, broker_closes: true, cuts: 1, ..ACKS };
-    consuming("acks, in parts", setup, 4_000);
+    let setup = Consume { parts: true, broker_closes: true, deliveries: 6, ..ACKS };
+    consuming("acks, in parts", setup, 50_000);
     consuming("acks, two cuts", Consume { messages: 2, deliveries: 4, ..ACKS }, 3_000);
 }
 
@@ -161,8 +161,15 @@ fn s31_a_consumer_that_is_cancelled_or_loses_its_channel_at_any_time() {
 
 #[test]
 fn s48_a_consumer_that_ends_at_any_time() {
-    let setup =
-        Consume { messages: 2, deliveries: 3, cuts: 1, close: true, shutdown: true, ..ACKS };
+    let setup = Consume {
+        messages: 2,
+        deliveries: 3,
+        cuts: 1,
+        close: true,
+        shutdown: true,
+        broker_closes: true,
+        ..ACKS
+    };
     consuming("closed", setup, 10_000);
     let setup = Consume { messages: 1, deliveries: 2, cuts: 0, ticks: 2, ..setup };
     consuming("closed late", setup, 5_000);
