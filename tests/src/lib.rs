@@ -1,3 +1,6 @@
 //! Simulator, oracle and suites.
 
+pub mod chaos;
+pub mod live;
+pub mod runtimes;
 pub mod sim;

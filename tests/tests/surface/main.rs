@@ -33,6 +33,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
+use lavinmq_tests::runtimes;
+
 mod admission;
 mod connecting;
 mod consuming;
@@ -40,9 +42,6 @@ mod hooks;
 mod lifetime;
 mod publishing;
 mod queues;
-#[allow(dead_code, reason = "each suite uses its part")]
-#[path = "../common/runtimes.rs"]
-mod runtimes;
 mod settling;
 mod stage;
 

@@ -191,6 +191,8 @@ impl BrokerState {
             self.send(id, channel, &AMQPClass::Basic(empty));
             return Ok(());
         };
+        // What expired behind it goes before the rest is counted.
+        self.counters.expired += queue_state.expire(now);
         let left = u32::try_from(queue_state.ready.len()).unwrap_or(u32::MAX);
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         let frame_max = connection.frame_max;
@@ -313,10 +315,16 @@ impl BrokerState {
     /// Delivers from one queue to its consumers in turn, until it is empty or they have no room.
     pub(super) fn deliver(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
+        self.counters.expired += queue.expire(self.now);
+        self.deliver_unexpired(id);
+    }
+
+    /// As [`deliver`](Self::deliver), and what has just come is delivered though its time to live is 0.
+    pub(super) fn deliver_unexpired(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
         if queue.consumers.is_empty() {
             return;
         }
-        self.counters.expired += queue.expire(self.now);
         let mut refused_in_a_row = 0;
         while !queue.ready.is_empty() && refused_in_a_row < queue.consumers.len() {
             if queue.turn >= queue.consumers.len() {

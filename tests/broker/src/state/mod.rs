@@ -3,6 +3,7 @@
 //! Read this file for the contract. `handshake` opens connections, `frames` takes frames apart and
 //! closes things, `declare`, `publish` and `consume` are the methods, `control` is what tests ask for.
 
+mod arguments;
 mod channel;
 mod connection;
 mod consume;
@@ -116,6 +117,8 @@ impl BrokerState {
             ("amq.direct", Kind::Direct),
             ("amq.fanout", Kind::Fanout),
             ("amq.topic", Kind::Topic),
+            ("amq.headers", Kind::Headers),
+            ("amq.match", Kind::Headers),
         ];
         Self {
             settings,

@@ -14,6 +14,7 @@ pub struct Copy {
     pub body: Vec<u8>,
     /// The header `x-attempt`.
     pub attempt: Option<i64>,
+    pub redelivered: bool,
 }
 
 /// Calls that the witness makes, each on a connection of its own. Blocking: the library under test
@@ -135,7 +136,8 @@ impl<'a> Witness<'a> {
                     if number % 1000 == 0 || number == state.message_count() {
                         delivery.ack(options::BasicAckOptions { multiple: true }).await?;
                     }
-                    copies.push(Copy { body: delivery.data, attempt });
+                    let redelivered = delivery.redelivered;
+                    copies.push(Copy { body: delivery.data, attempt, redelivered });
                 }
                 channel.basic_cancel(tag.into(), options::BasicCancelOptions::default()).await?;
             }

@@ -1,27 +1,28 @@
-//! The broker under test: a private RabbitMQ that this suite starts and ends, or one that is
-//! already running (`AMQP_TEST_URL`), and whatever can control it.
+//! The broker under test: a private RabbitMQ that is started and ended here, or one that is
+//! already running (`AMQP_TEST_URL`), and whatever can control it (`AMQP_TEST_CTL`, a command that
+//! takes the verbs of `tests/broker-control/control.sh`).
 
 use std::{
     env,
     fmt::Write as _,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Condvar, Mutex},
     time::{Duration, Instant},
 };
 
-use crate::witness::Witness;
+use super::witness::Witness;
 
 const INSTALL: &str = "\
-the live suite needs a RabbitMQ of its own, and there is no rabbitmq-server here. Install it:
+this needs a RabbitMQ of its own, and there is no rabbitmq-server here. Install it:
 
     apt-get update && apt-get install -y --no-install-recommends rabbitmq-server
 
-(tests/run does that, without starting a service), or point the suite at a broker that is running:
+(tests/run does that, without starting a service), or point to a broker that is running:
 
-    AMQP_TEST_URL=amqp://guest:guest@127.0.0.1:5672/%2f cargo test -p lavinmq-tests --test live";
+    AMQP_TEST_URL=amqp://guest:guest@127.0.0.1:5672/%2f";
 
 /// Which broker it is, as far as the suite must know ("Brokers differ" in semantics.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +147,19 @@ impl Broker {
         })
     }
 
+    /// What the environment asks for: the one at `AMQP_TEST_URL`, or a new one of our own.
+    pub fn from_env() -> Result<Self, String> {
+        match external() {
+            None => Self::start_own(),
+            Some((url, control)) => Self::running(url, control),
+        }
+    }
+
+    /// Whether it can be stopped, blocked and asked.
+    pub const fn has_control(&self) -> bool {
+        self.control.0.is_some()
+    }
+
     /// The broker at `url`, which somebody else started.
     fn running(url: String, control: Option<String>) -> Result<Self, String> {
         let parsed = url::Url::parse(&url).map_err(|error| format!("AMQP_TEST_URL: {error}"))?;
@@ -167,6 +181,15 @@ impl Broker {
         self.control.change(verb);
     }
 
+    /// Has what was declared so far written to disk, where the broker can be told. To be called before
+    /// the first `kill` after a declare: RabbitMQ 3.10 confirms messages in a durable queue that it
+    /// does not know any more if it is killed within the next two seconds. (Its transaction log has the
+    /// declaration then, but not yet that it was committed.)
+    pub fn sync(&self) {
+        // A broker that has no such verb is taken to need none.
+        let _ = self.control.run(&["sync"]);
+    }
+
     /// The broker's own count of the messages in a queue, unacknowledged ones included; `None` if
     /// there is no such queue. Where nobody can be asked, the witness looks: at a queue that nobody
     /// consumes, it sees the same.
@@ -180,6 +203,22 @@ impl Broker {
     /// The broker's own count of unacknowledged messages, where it can be asked.
     pub fn unacked(&self, queue: &str) -> Option<u64> {
         self.control.run(&["unacked", queue]).ok()?.trim().parse().ok()
+    }
+
+    /// How many connections of this name the broker has, and how many channels they have together,
+    /// where it can be asked.
+    pub fn connections(&self, name: &str) -> Option<(u64, u64)> {
+        let answer = self.control.run(&["connections", name]).ok()?;
+        let (connections, channels) = answer.trim().split_once(' ')?;
+        Some((connections.parse().ok()?, channels.parse().ok()?))
+    }
+
+    /// The host and port that it listens at.
+    pub fn address(&self) -> SocketAddr {
+        let url = url::Url::parse(&self.url).unwrap();
+        let host = url.host_str().unwrap_or("localhost").trim_matches(['[', ']']).to_owned();
+        let mut addresses = (host, url.port().unwrap_or(5672)).to_socket_addrs().unwrap();
+        addresses.next().expect("the broker's host has an address")
     }
 }
 
@@ -208,7 +247,12 @@ impl Control {
 
     /// See [`Broker::control`].
     pub fn change(&self, verb: &str) {
-        self.run(&[verb]).unwrap_or_else(|error| panic!("{error}"));
+        self.try_change(verb).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// The same, for whom a failure is not the end.
+    pub fn try_change(&self, verb: &str) -> Result<(), String> {
+        self.run(&[verb]).map(drop)
     }
 }
 
@@ -224,6 +268,12 @@ fn unique_directory() -> Result<String, String> {
         .map_err(|error| format!("cannot run mktemp: {error}"))?;
     let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if path.is_empty() { Err("mktemp -d failed".to_owned()) } else { Ok(path) }
+}
+
+/// `AMQP_TEST_URL` and `AMQP_TEST_CTL`, if they are set.
+fn external() -> Option<(String, Option<String>)> {
+    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    Some((variable("AMQP_TEST_URL")?, variable("AMQP_TEST_CTL")))
 }
 
 /// The brokers of one run: at most so many at a time, started when they are first needed.
@@ -245,10 +295,7 @@ impl Pool {
     /// What the environment asks for: the one broker at `AMQP_TEST_URL`, or two of our own, so that
     /// two tests run side by side, each with a broker to itself.
     pub fn from_env() -> Self {
-        let external = env::var("AMQP_TEST_URL")
-            .ok()
-            .filter(|url| !url.is_empty())
-            .map(|url| (url, env::var("AMQP_TEST_CTL").ok().filter(|ctl| !ctl.is_empty())));
+        let external = external();
         let room = if external.is_some() { 1 } else { 2 };
         let idle = Mutex::new(Idle { brokers: Vec::new(), room, broken: None });
         Self { external, idle, returned: Condvar::new() }

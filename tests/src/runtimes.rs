@@ -1,5 +1,8 @@
 //! One body of test code for both runtimes: a test is generic over [`Rt`].
 
+// What cannot go on ends its test: this is for tests only.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, missing_debug_implementations)]
+
 use std::{future::Future, time::Duration};
 
 use futures::future::{BoxFuture, Either, select};
