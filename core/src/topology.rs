@@ -45,7 +45,7 @@ pub(crate) enum Why {
 }
 
 /// The record, and the declarations on their way through the control channel, one after the other.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Topology {
     queues: Vec<Recorded>,
     /// In this order, but for those that must wait.

@@ -4,3 +4,4 @@ pub mod chaos;
 pub mod live;
 pub mod runtimes;
 pub mod sim;
+pub mod small;

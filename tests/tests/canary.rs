@@ -2,10 +2,6 @@
 //! `Debug`, an explanation or a panic, whatever happens to the client.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests: a panic is a failure")]
-#![allow(dead_code, unreachable_pub, reason = "the runtimes are shared with other suites")]
-
-#[path = "common/runtimes.rs"]
-mod runtimes;
 
 use std::{
     fmt::Debug,
@@ -16,7 +12,7 @@ use std::{
 
 use lavinmq_core::{BufferPolicy, Options, event::State};
 use lavinmq_testing::{Broker, Personality};
-use runtimes::{Rt, Smol, Tokio, eventually, soon};
+use lavinmq_tests::runtimes::{Rt, Smol, Tokio, eventually, soon};
 use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt as _};
 
 /// Letters only, so that encodings (percent, base64 aside) leave it as it is.

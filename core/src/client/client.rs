@@ -135,6 +135,23 @@ impl Client {
         lock(&self.shared.core).session.explain(now)
     }
 
+    /// What is still kept for somebody: nothing, once the client is closed. For the simulator.
+    #[cfg(feature = "sabotage")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<(&'static str, usize)> {
+        let waiting = lock(&self.shared.status).waiting.len();
+        let core = lock(&self.shared.core);
+        let mut kept = core.session.leftovers();
+        let ours = [
+            ("who waits for the client", waiting),
+            ("producers' handles", core.producers.open().count()),
+            ("consumers' queues", core.consumers.len()),
+        ];
+        kept.extend(ours.into_iter().filter(|&(_, n)| n > 0));
+        kept
+    }
+
     /// Closes the client: no more is accepted, what is queued is sent, what is in flight is awaited,
     /// consumers and connections are closed. After `deadline`, whatever is left ends as dropped or
     /// unknown; the report counts it.

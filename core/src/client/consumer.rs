@@ -349,6 +349,7 @@ impl<K: Kind> FusedStream for Consumer<K> {
 impl<K: Kind> Drop for Consumer<K> {
     fn drop(&mut self) {
         self.begin_close();
+        self.shared.abandon();
     }
 }
 

@@ -61,6 +61,8 @@ struct Inbox {
     /// It is closing, and why: what the application has not seen is handed back.
     closing: Option<EndReason>,
     ended: Option<(EndReason, Report)>,
+    /// The consumer is gone: nobody reads what is queued.
+    unread: bool,
     stream: Option<Waker>,
     /// Who waits for the end.
     closers: Waiting,
@@ -125,7 +127,10 @@ impl ConsumerShared {
         settlement: Settlement,
         through: bool,
     ) -> Settle {
-        if generation < self.valid_from.load(Ordering::Acquire) {
+        let stale = generation < self.valid_from.load(Ordering::Acquire);
+        #[cfg(feature = "sabotage")]
+        let stale = stale && !crate::sabotage::is(crate::sabotage::Sabotage::AcksWithoutGeneration);
+        if stale {
             return Settle::Stale;
         }
         let noted = self.settles.note(generation, tag, settlement, through);
@@ -249,6 +254,16 @@ impl ConsumerShared {
         first && self.link.is_some()
     }
 
+    /// The consumer is gone. What is queued would keep its queue in memory, and so itself.
+    pub(crate) fn abandon(&self) {
+        let mut inbox = lock(&self.inbox);
+        inbox.unread = true;
+        inbox.queued = 0;
+        let unread = std::mem::take(&mut inbox.parcels);
+        drop(inbox);
+        drop(unread);
+    }
+
     /// So many deliveries of the batch taken last were handed out.
     #[inline]
     pub(crate) fn set_shown(&self, shown: usize) {
@@ -347,6 +362,9 @@ impl ConsumerShared {
             }
         } else if inbox.closing.is_some() {
             self.consumed.fetch_add(batch.weight(), Ordering::AcqRel);
+        }
+        if inbox.unread {
+            return None;
         }
         inbox.queued += batch.len();
         inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));

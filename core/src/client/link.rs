@@ -165,7 +165,7 @@ impl DriverLink {
                 .is_ok()
         {
             #[cfg(feature = "sabotage")]
-            if crate::sabotage::loses_wake_up() {
+            if crate::sabotage::count(crate::sabotage::Sabotage::LostWakeUp) >= Some(50) {
                 return;
             }
             self.waker.wake();
@@ -275,6 +275,8 @@ impl DriverLink {
         self.gone.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         self.drop_controls();
+        // It would keep the driver's task in memory for as long as anybody holds a handle.
+        drop(self.waker.take());
     }
 
     fn drop_controls(&self) {

@@ -78,7 +78,7 @@ pub(crate) enum Phase {
     Draining(Loss),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) role: Role,
     pub(crate) phase: Phase,

@@ -44,7 +44,7 @@ pub(crate) struct Partial {
     pub(crate) offset: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lane {
     pub(crate) mode: PublishMode,
     pub(crate) state: LaneState,
@@ -127,6 +127,13 @@ impl Lane {
     pub(crate) fn assign_tag(&mut self, producer: ProducerId, place: u64) {
         self.tags.push_back(Tag { producer: Some(producer), place });
         self.outstanding += 1;
+        #[cfg(feature = "sabotage")]
+        if let Some(count) = crate::sabotage::count(crate::sabotage::Sabotage::TagsOutOfOrder)
+            && count.is_multiple_of(8)
+            && let [.., before, last] = self.tags.make_contiguous()
+        {
+            std::mem::swap(before, last);
+        }
     }
 
     /// Messages sent on this channel and not confirmed.
@@ -265,6 +272,47 @@ impl Lane {
             }
         }
         (overdue, next)
+    }
+
+    /// What decides what it does next (see `session::model`).
+    #[cfg(feature = "model")]
+    pub(crate) fn fingerprint(&self, now: Time) -> impl std::fmt::Debug + '_ {
+        let Self {
+            mode: _,
+            state,
+            channel,
+            members,
+            own: _,
+            ready,
+            paused,
+            owed_flow_ok,
+            partial,
+            suspects,
+            offenders,
+            offence,
+            opened_at,
+            timeouts,
+            marks,
+            backoff,
+            active,
+            stragglers,
+            tags,
+            base,
+            outstanding: _,
+        } = self;
+        let stragglers: Vec<_> = stragglers
+            .iter()
+            .map(|(tag, &(producer, place, at))| (*tag, producer, place, at.map(|at| now - at)))
+            .collect();
+        let marks: Vec<_> = marks.iter().map(|&(at, tag)| (now - at, tag)).collect();
+        let partial =
+            partial.as_ref().map(|partial| (partial.producer, partial.place, partial.offset));
+        let open = matches!(state, LaneState::Open).then(|| now - *opened_at);
+        (
+            (state, channel, members, ready, paused, owed_flow_ok, partial),
+            (suspects, offenders, offence, open, timeouts, marks, backoff, active),
+            (stragglers, tags, base),
+        )
     }
 
     /// The channel is gone: its tags mean nothing any more.

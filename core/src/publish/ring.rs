@@ -18,7 +18,7 @@ use crate::{message::Message, publish::Accepted, time::Time};
 ///
 /// A message that stays unsettled while those after it are settled would keep their slots: such
 /// *stragglers* are set aside, so that memory follows what is in flight, not what was sent since.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ring {
     queue: VecDeque<Accepted>,
     queue_bytes: usize,
@@ -39,7 +39,7 @@ pub(crate) struct Ring {
 const SMALL_WINDOW: usize = 1024;
 
 /// A message in the window.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) sequence: u64,
     pub(crate) routing_key: Option<Arc<str>>,
@@ -139,6 +139,10 @@ impl Ring {
                 encoded: 0,
                 settled: false,
             });
+            #[cfg(feature = "sabotage")]
+            if let Some(sent) = self.window.back_mut() {
+                sent.attempts = crate::sabotage::attempts_of(sent.message.body());
+            }
         }
         let place = self.base + self.cursor as u64;
         self.cursor += 1;
@@ -273,6 +277,8 @@ impl Ring {
         for (index, sent) in self.window.range_mut(..self.cursor).enumerate() {
             if base + (index as u64) < whole_before {
                 sent.attempts = sent.attempts.saturating_add(1);
+                #[cfg(feature = "sabotage")]
+                crate::sabotage::note_attempts(sent.message.body(), sent.attempts);
             }
         }
         let behind = self.straggler_cursor.unwrap_or(u64::MAX);
@@ -285,6 +291,31 @@ impl Ring {
         }
         self.cursor = 0;
         self.straggler_cursor = self.stragglers.keys().next().copied();
+    }
+
+    /// What decides what it does next (see `session::model`): the numbers of the messages that wait,
+    /// those in the window, and how many of these are sent. With a `ttl`, how long each has waited.
+    #[cfg(feature = "model")]
+    pub(crate) fn fingerprint(&self, now: Time, ttl: bool) -> impl std::fmt::Debug + use<> {
+        // Lengths follow from the numbers, counts from the states.
+        let Self {
+            queue,
+            queue_bytes: _,
+            stragglers,
+            straggler_cursor,
+            window,
+            base,
+            cursor,
+            in_flight: _,
+            in_flight_bytes: _,
+        } = self;
+        let queued: Vec<_> = queue.iter().map(|a| (a.sequence, ttl.then(|| now - a.at))).collect();
+        let sent: Vec<_> = stragglers
+            .values()
+            .chain(window)
+            .map(|s| (s.sequence, s.attempts, s.settled, if s.settled { 0 } else { s.encoded }))
+            .collect();
+        (queued, sent, stragglers.len(), *straggler_cursor, *base, *cursor)
     }
 
     /// The first unsettled message in the window, sent or not.

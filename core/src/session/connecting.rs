@@ -209,10 +209,12 @@ impl Session {
                     self.refresh_flows();
                 }
             }
-            Phase::Closing(ref then) | Phase::Draining(ref then) => {
+            Phase::Closing(ref then) => {
                 let then = then.clone();
                 self.hang_up(c, then);
             }
+            // What follows the peer's close does not count, right or wrong; it is owed close-ok (s13).
+            Phase::Draining(_) => {}
             // Before the connection is open there is nobody to tell.
             _ => self.hang_up(c, Loss::Protocol(error)),
         }
@@ -348,6 +350,11 @@ impl Session {
             }
             _ => Loss::Closed { code, text, method: (close.class_id, close.method_id) },
         };
+        if connection.transmit.offered() == 0 {
+            // Not even our protocol header is written: close-ok would come in its place.
+            self.hang_up(c, loss);
+            return;
+        }
         connection.answer_close(loss);
         self.timers.arm(Timer::Close(c), self.now + BROKEN_PEER_WAIT);
         // Nothing more is sent here; channels' fate follows when the transport is dropped.

@@ -394,7 +394,6 @@ impl Session {
         tag: u64,
         (properties, body): (usize, usize),
     ) -> Result<bool, ProtocolError> {
-        let now = self.now;
         let Some(consumer) = self.consumers.get_mut(id.0) else { return Ok(false) };
         let closing = consumer.is_closing();
         if consumer.config.no_ack {
@@ -447,7 +446,7 @@ impl Session {
                 last: tag,
                 settlement: crate::consume::Settlement::Requeue,
             };
-            self.settle(id, run, now);
+            self.settle_run(id, run);
             return Ok(false);
         }
         Ok(true)

@@ -10,6 +10,10 @@ mod declaring;
 mod explain;
 mod inbound;
 mod lanes;
+#[cfg(feature = "sabotage")]
+mod leftovers;
+#[cfg(feature = "model")]
+mod model;
 mod offenders;
 mod publishing;
 mod timer;
@@ -71,6 +75,7 @@ use crate::{
 /// and one frame of input a connection, the buffers and windows of its producers, the prefetch of
 /// its consumers.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub struct Session {
     config: Config,
     retry_first: bool,

@@ -251,6 +251,47 @@ fn f32_half_a_frame_is_finished_before_close_ok_at_every_offset() {
     }
 }
 
+/// Messages of one drain, the first of them begun; the peer closes, and the transport ends before the
+/// frame that was begun is out.
+#[test]
+fn s13_of_messages_encoded_together_only_the_whole_ones_are_sent_when_the_transport_ends_too() {
+    for mode in [PublishMode::Confirm, PublishMode::FireAndForget] {
+        for written in 0.. {
+            let mut stage = Stage::connected(config());
+            let (producer, _) = stage.warmed_up(to_queue("q", mode));
+            stage.stalled.insert(PUB);
+            for body in ["2", "3"] {
+                stage.session.publish(producer, body.into(), stage.now).unwrap();
+            }
+            let total = stage.pending(PUB);
+            if written > total {
+                break;
+            }
+            stage.write(PUB, written);
+            stage.close(PUB, 320, "going down", (0, 0));
+            stage.cut(PUB);
+            stage.stalled.clear();
+            let whole = 2 * written / total;
+            if mode == PublishMode::FireAndForget {
+                assert_eq!(stage.stats(producer).sent, 1 + whole as u64, "{written} of {total}");
+            }
+            stage.until_reason(DeadlineReason::Reconnect);
+            stage.accept(PUB, &Broker::default());
+            if mode == PublishMode::Confirm || whole < 2 {
+                stage.accept_lane(PUB, mode);
+            }
+            for (number, body) in ["2", "3"].into_iter().enumerate() {
+                if mode == PublishMode::Confirm || number >= whole {
+                    let copy = stage.expect_publish(PUB);
+                    let attempt = (number < whole).then_some(2);
+                    assert_eq!((copy.text(), copy.attempt()), (body, attempt), "{written}");
+                }
+            }
+            stage.finish();
+        }
+    }
+}
+
 #[test]
 fn f31_connection_closes_that_cross_are_both_answered() {
     for peer_answers_first in [true, false] {

@@ -6,7 +6,7 @@ use amq_protocol::protocol::{AMQPClass, basic};
 use lavinmq_core::wire::put_deliver;
 
 use super::{
-    BrokerState, ConnId, announce,
+    BrokerState, ConnId, Fact, announce,
     channel::{Consumer, ConsumerId, Unacked},
     frames::{Refusal, put_method, short},
     publish::put_content,
@@ -171,6 +171,8 @@ impl BrokerState {
                 continue;
             };
             let consumer = open.consumers.remove(at);
+            let unacked = open.unacked.len();
+            self.note(|| Fact::Cancelled { connection: place.connection, unacked });
             if notify {
                 let cancel =
                     basic::Cancel { consumer_tag: short(&consumer.tag).into(), nowait: true };
@@ -249,6 +251,7 @@ impl BrokerState {
         if multiple {
             let settled = open.take_unacked_through(tag).ok_or_else(unknown)?;
             for unacked in &settled {
+                self.note_settled(id, unacked, requeue);
                 self.free_room(id, channel, unacked.consumer);
             }
             self.count_settled(requeue, settled.len() as u64);
@@ -258,6 +261,7 @@ impl BrokerState {
             return Ok(());
         }
         let settled = open.take_unacked(tag).ok_or_else(unknown)?;
+        self.note_settled(id, &settled, requeue);
         self.free_room(id, channel, settled.consumer);
         self.count_settled(requeue, 1);
         if requeue == Some(true) {
@@ -359,6 +363,19 @@ impl BrokerState {
             let no_ack = consumer.no_ack;
             if !no_ack {
                 consumer.unacked += 1;
+            }
+            if let Some(facts) = &mut self.facts {
+                facts.push(Fact::Delivered {
+                    connection: place.connection,
+                    channel: place.channel,
+                    queue: queue.name.clone(),
+                    body: entry.content.body.clone(),
+                    properties: entry.content.properties.clone(),
+                    redelivered: entry.redelivered,
+                    no_ack,
+                    prefetch: consumer.prefetch,
+                    unacked: consumer.unacked,
+                });
             }
             channel.next_delivery_tag += 1;
             if !no_ack {

@@ -170,6 +170,7 @@ impl BrokerState {
         }
         let mandatory = incoming.mandatory;
         let content = content(incoming, &connection.user)?;
+        self.note_received(id, channel, &content);
         let queues = self.route(&content)?;
         self.counters.published += 1;
         let open = self.channel_mut(id, channel);
