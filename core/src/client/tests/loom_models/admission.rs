@@ -56,15 +56,18 @@ fn ticket(shared: &ProducerShared) -> (u64, Arc<Bell>) {
 }
 
 models! {
+    #[test]
     fn a_message_accepted_as_admission_ends_is_taken_or_given_back(3) {
         closed_while_two_publish(BufferPolicy::Block);
     }
 
+    #[test]
     fn an_evicting_message_accepted_as_admission_ends_is_taken_or_given_back(3) {
         closed_while_two_publish(BufferPolicy::DropOldest);
     }
 
     /// Somebody in line is told; nobody is left there.
+    #[test]
     fn whoever_waits_as_admission_ends_is_told(3) {
         let fake = Fake::new(config::<FireAndForget>(BufferPolicy::Block, 1));
         let producer = fake.producer::<FireAndForget>();
@@ -89,6 +92,7 @@ models! {
 
     /// The publisher evicts from the hand-over while the driver takes from it: each message is taken
     /// once, as sent or as evicted, and the account comes out even.
+    #[test]
     fn an_eviction_and_the_drivers_take_share_out_the_messages(3) {
         let mut fake = Fake::new(config::<FireAndForget>(BufferPolicy::DropOldest, 1));
         fake.flow = Flow { may_evict: true, offline: false };
@@ -119,6 +123,7 @@ models! {
 
     /// Capacity for two, one free: of two claims at the same time one gets it, or both once something
     /// has left; numbers are drawn once.
+    #[test]
     fn claims_never_exceed_what_is_free(3) {
         let account = Arc::new(Account::default());
         let fits = |queued: Amount| queued.messages < 2 && queued.bytes + 5 <= 10;
@@ -139,7 +144,25 @@ models! {
         assert_eq!(now.accepted, 1 + numbers.len() as u64);
     }
 
+    /// What has left is read before what was accepted: at worst too much seems to be queued.
+    #[test]
+    fn a_reading_beside_claims_and_leaves_is_never_beyond_what_was_accepted(3) {
+        let account = Arc::new(Account::default());
+        let reading = thread::spawn({
+            let account = account.clone();
+            move || account.read()
+        });
+        for _ in 0..2 {
+            assert!(account.claim(5, |_| true).is_some());
+            account.leave(Amount { messages: 1, bytes: 5 });
+        }
+        let read = reading.join().unwrap();
+        assert!(read.queued.messages <= 2 && read.queued.bytes <= 10, "{read:?}");
+        assert!(read.accepted <= 2, "{read:?}");
+    }
+
     /// A full buffer, one that waits in line, one that tries its luck, and room for one comes.
+    #[test]
     fn room_goes_to_one_and_to_whoever_waited_first(3) {
         let mut fake = Fake::new(config::<FireAndForget>(BufferPolicy::Block, 1));
         let producer = fake.producer::<FireAndForget>();
@@ -160,6 +183,7 @@ models! {
     }
 
     /// Room comes while somebody is on the way into the line.
+    #[test]
     fn whoever_joins_the_line_as_room_comes_gets_it(3) {
         let mut fake = Fake::new(config::<FireAndForget>(BufferPolicy::Block, 1));
         let producer = fake.producer::<FireAndForget>();
@@ -184,6 +208,7 @@ models! {
     }
 
     /// A place that is given up while room comes: the next in line gets the room.
+    #[test]
     fn room_granted_to_a_dropped_future_passes_to_the_next(3) {
         let mut fake = Fake::new(config::<FireAndForget>(BufferPolicy::Block, 1));
         let producer = fake.producer::<FireAndForget>();

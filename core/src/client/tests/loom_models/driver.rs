@@ -97,6 +97,7 @@ impl World {
 }
 
 models! {
+    #[test]
     fn s42_a_publish_reaches_the_session_before_the_driver_sleeps(3) {
         let (mut world, producer) = world();
         let publishing = thread::spawn({
@@ -116,6 +117,7 @@ models! {
         drop(clone);
     }
 
+    #[test]
     fn a_close_beside_a_publish_leaves_an_outcome(3) {
         let (mut world, producer) = world();
         let publishing = thread::spawn({
@@ -138,6 +140,7 @@ models! {
     }
 
     /// The driver is dropped while somebody publishes and waits.
+    #[test]
     fn f24_a_driver_dropped_beside_a_publish_gives_it_an_outcome(3) {
         let (world, producer) = world();
         let World { client, driver, .. } = world;

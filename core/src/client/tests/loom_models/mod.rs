@@ -38,9 +38,8 @@ fn model(name: &str, preemptions: usize, body: impl Fn() + Send + Sync + 'static
 }
 
 macro_rules! models {
-    ($($(#[$doc:meta])* fn $name:ident($preemptions:literal) $body:block)*) => {
-        $($(#[$doc])*
-        #[test]
+    ($($(#[$attribute:meta])* fn $name:ident($preemptions:literal) $body:block)*) => {
+        $($(#[$attribute])*
         fn $name() {
             super::model(stringify!($name), $preemptions, || $body);
         })*

@@ -29,6 +29,7 @@ fn settle(outcomes: &Outcomes, watermark: u64, early: &[(u64, u64)]) {
 }
 
 models! {
+    #[test]
     fn a_receipt_polled_as_its_message_settles_is_ready_or_woken(3) {
         let outcomes = Arc::new(Outcomes::default());
         let polling = thread::spawn({
@@ -45,6 +46,7 @@ models! {
         assert_eq!(outcomes.kept(), (0, 0, 0, 0));
     }
 
+    #[test]
     fn a_receipt_of_a_nacked_message_never_says_that_all_is_well(3) {
         let outcomes = Arc::new(Outcomes::default());
         let polling = thread::spawn({
@@ -63,6 +65,7 @@ models! {
         assert_eq!(outcomes.kept(), (0, 0, 0, 0));
     }
 
+    #[test]
     fn a_receipt_settled_early_is_ready_or_woken(3) {
         let outcomes = Arc::new(Outcomes::default());
         let polling = thread::spawn({
@@ -83,6 +86,7 @@ models! {
     }
 
     /// Nobody will ever ask for the verdict: it must not be kept.
+    #[test]
     fn a_verdict_for_a_receipt_that_is_dropped_just_now_is_not_kept(3) {
         let outcomes = Arc::new(Outcomes::default());
         let dropping = thread::spawn({
@@ -96,6 +100,7 @@ models! {
     }
 
     /// The same for one that had left its waker.
+    #[test]
     fn a_verdict_for_a_polled_receipt_that_is_dropped_just_now_is_not_kept(3) {
         let outcomes = Arc::new(Outcomes::default());
         let (task, poll) = poll_once(receipt(&outcomes, 1));
@@ -108,6 +113,7 @@ models! {
     }
 
     /// Two drop receipts that are no neighbours: one displaces the other's number.
+    #[test]
     fn two_receipts_dropped_at_once_leave_no_verdict(2) {
         let outcomes = Arc::new(Outcomes::default());
         let dropping = [1, 3].map(|sequence| {
@@ -124,6 +130,7 @@ models! {
     }
 
     /// One receipt is told the bad news while another is dropped: the count of verdicts stays right.
+    #[test]
     fn one_receipt_is_told_while_another_is_dropped(3) {
         let outcomes = Arc::new(Outcomes::default());
         let telling = thread::spawn({
@@ -148,6 +155,7 @@ models! {
         assert_eq!(outcomes.kept(), (0, 0, 0, 0));
     }
 
+    #[test]
     fn a_flush_polled_as_the_last_message_settles_is_ready_or_woken(3) {
         let outcomes = Arc::new(Outcomes::default());
         let flushing = thread::spawn({
@@ -165,6 +173,7 @@ models! {
         assert_eq!(outcomes.kept(), (0, 0, 0, 0));
     }
 
+    #[test]
     fn f24_nobody_waits_for_a_driver_that_is_gone(3) {
         let outcomes = Arc::new(Outcomes::default());
         let waiting = thread::spawn({

@@ -81,6 +81,7 @@ fn wake(waker: Option<Waker>) {
 models! {
     /// Acks in the order of delivery take one compare-and-swap, against a driver that drains and
     /// another that settles out of order.
+    #[test]
     fn acks_in_order_and_the_drivers_drain_lose_nothing(3) {
         let log = Arc::new(SettleLog::default());
         let acking = thread::spawn({
@@ -99,6 +100,7 @@ models! {
         assert_eq!(tags(&runs, Settlement::Ack), [1, 2, 3]);
     }
 
+    #[test]
     fn two_that_ack_and_one_that_rejects_lose_nothing(3) {
         let log = Arc::new(SettleLog::default());
         assert_eq!(log.note(1, 1, Settlement::Ack, false), Settle::Queued); // the shortcut is open
@@ -118,6 +120,7 @@ models! {
     }
 
     /// `reject_through` settles what is not acked by then, and an ack after it says so.
+    #[test]
     fn s34_an_ack_beside_a_reject_through_is_queued_or_says_that_it_came_late(3) {
         let log = Arc::new(SettleLog::default());
         assert_eq!(log.note(1, 1, Settlement::Ack, false), Settle::Queued);
@@ -142,6 +145,7 @@ models! {
         }
     }
 
+    #[test]
     fn a_generation_that_begins_settles_none_of_the_old_ones_tags(3) {
         let log = Arc::new(SettleLog::default());
         assert_eq!(log.note(1, 1, Settlement::Ack, false), Settle::Queued);
@@ -163,6 +167,7 @@ models! {
     }
 
     /// Everything that was settled is taken: at the visit that runs, or at another that is announced.
+    #[test]
     fn what_is_settled_during_a_visit_is_taken_or_announced(3) {
         let world = world();
         let settling = [1, 2].map(|tag| {
@@ -180,6 +185,7 @@ models! {
         assert_eq!(tags(&runs, Settlement::Ack), [1, 2], "settled, and nobody says so");
     }
 
+    #[test]
     fn bytes_consumed_during_a_visit_are_taken_or_announced(3) {
         let link = DriverLink::new(Time::ZERO);
         let config = ConsumerConfig {
@@ -202,6 +208,7 @@ models! {
         assert_eq!(consumed, 2 * weight, "consumed, and nobody says so");
     }
 
+    #[test]
     fn a_consumer_that_looks_as_a_batch_comes_has_it_or_is_woken(3) {
         let world = world();
         let looking = thread::spawn({
@@ -216,6 +223,7 @@ models! {
 
     /// A batch arrives as the application closes: each delivery is seen or handed back, none is both
     /// but the one in between (which answers that it is settled already).
+    #[test]
     fn s48_a_batch_that_comes_as_the_consumer_closes_is_handed_back(3) {
         let world = world();
         let closing = thread::spawn({
@@ -232,6 +240,7 @@ models! {
 
     /// The application takes a batch as the driver takes everything back: the batch is handed back
     /// whole, or the application has it, and the driver the rest.
+    #[test]
     fn s48_a_batch_taken_as_the_consumer_is_closed_is_shared_out(3) {
         let world = world();
         wake(world.shared.push(batch(1, 2)));
@@ -268,6 +277,7 @@ models! {
     }
 
     /// The timer of `next_batch` is asked for as the driver visits.
+    #[test]
     fn a_timer_asked_for_during_a_visit_is_started_or_announced(3) {
         let world = world();
         wake(world.shared.push(batch(1, 1)));
@@ -295,6 +305,7 @@ models! {
         assert!(rang(&bell));
     }
 
+    #[test]
     fn whoever_waits_for_the_end_as_it_comes_is_told(3) {
         let world = world();
         let waiting = thread::spawn({
@@ -314,6 +325,7 @@ models! {
         assert!(matches!(stream, Poll::Ready(None)) || rang(&stream_bell));
     }
 
+    #[test]
     fn settled_is_told_when_the_last_settlement_is_written(3) {
         let world = world();
         world.shared.settle(1, 1, Settlement::Ack, false);

@@ -119,14 +119,17 @@ fn poll_until_abandoned(link: &DriverLink, bell: &Arc<Bell>) -> bool {
 }
 
 models! {
+    #[test]
     fn s42_a_publish_finds_the_driver_awake_or_wakes_it(3) {
         pushed_while_the_driver_falls_asleep(1);
     }
 
+    #[test]
     fn s42_two_publishes_and_one_of_them_lists_the_producer(1) {
         pushed_while_the_driver_falls_asleep(2);
     }
 
+    #[test]
     fn s42_a_request_finds_the_driver_awake_or_wakes_it(3) {
         let link = DriverLink::new(Time::ZERO);
         let _hold = Hold::new(&link);
@@ -145,6 +148,7 @@ models! {
     }
 
     /// `asleep` is taken back by one of two: both must have left theirs before.
+    #[test]
     fn s42_two_requests_and_one_of_them_wakes_the_driver(3) {
         let link = DriverLink::new(Time::ZERO);
         let _hold = Hold::new(&link);
@@ -164,6 +168,7 @@ models! {
         assert_eq!(answered, 2);
     }
 
+    #[test]
     fn f24_the_last_handle_dropped_is_noticed(3) {
         let link = DriverLink::new(Time::ZERO);
         let hold = Hold::new(&link);
@@ -174,6 +179,7 @@ models! {
         assert!(ended || rang(&bell), "asleep, and nobody holds the client");
     }
 
+    #[test]
     fn f24_a_request_that_races_the_drivers_end_is_answered(3) {
         let link = DriverLink::new(Time::ZERO);
         let asking = thread::spawn({
@@ -191,6 +197,7 @@ models! {
 
     /// A consumer is on the list once; what is settled while the driver visits it is taken at this
     /// visit, or it is listed again.
+    #[test]
     fn s42_a_settlement_finds_the_driver_awake_or_wakes_it(3) {
         let link = DriverLink::new(Time::ZERO);
         let _hold = Hold::new(&link);
