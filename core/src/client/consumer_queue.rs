@@ -63,6 +63,8 @@ struct Inbox {
     /// It is closing, and why: what the application has not seen is handed back.
     closing: Option<EndReason>,
     ended: Option<(EndReason, Report)>,
+    /// Nobody is there to read any more.
+    unread: bool,
     stream: Option<Waker>,
     /// Who waits for the end.
     closers: Vec<Waker>,
@@ -254,6 +256,17 @@ impl ConsumerShared {
         first && self.link.is_some()
     }
 
+    /// Nobody will read what is queued, or still comes. (A parcel keeps its consumer: queued there for
+    /// good, it would keep itself.) Close it first.
+    pub(crate) fn drop_unread(&self) {
+        let mut inbox = lock(&self.inbox);
+        inbox.unread = true;
+        inbox.queued = 0;
+        let parcels = std::mem::take(&mut inbox.parcels);
+        drop(inbox);
+        drop(parcels);
+    }
+
     /// So many deliveries of the batch taken last were handed out.
     #[inline]
     pub(crate) fn set_shown(&self, shown: usize) {
@@ -326,6 +339,9 @@ impl ConsumerShared {
             }
         } else if inbox.closing.is_some() {
             self.consumed.fetch_add(batch.weight(), Ordering::AcqRel);
+            if inbox.unread {
+                return None;
+            }
         }
         inbox.queued += batch.len();
         inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));

@@ -386,3 +386,29 @@ fn run_keeps_to_its_concurrency_and_finishes_what_it_began() {
     shared.end(EndReason::Closed, 0, &mut Vec::new());
     assert_eq!(poll(), Some(EndReason::Closed));
 }
+
+/// A delivery keeps its consumer, and a queue its deliveries: one that nobody reads must not keep itself.
+#[test]
+fn a_no_ack_consumer_that_is_dropped_frees_what_it_had_queued() {
+    let World { link, shared, consumer, .. } = {
+        let world = no_ack();
+        world.push(1, 1, &["a", "b"]);
+        world
+    };
+    let batch = |tag| {
+        let mut batch = Batch::new(1);
+        batch.push(tag, false, &[0, 0], &[0, 0], b"late");
+        Arc::new(batch)
+    };
+    assert_eq!(shared.queued(), 2);
+    drop(consumer);
+    assert!(matches!(link.pop_control(), Some(Control::CloseConsumer { consumer: ID })));
+    // Until the broker knows, more comes.
+    assert!(shared.push(batch(3)).is_none());
+    assert_eq!(shared.queued(), 0);
+    let mut runs = Vec::new();
+    assert!(shared.take(&mut runs).consumed > 0, "it holds up nobody");
+    let weak = Arc::downgrade(&shared);
+    drop(shared);
+    assert!(weak.upgrade().is_none());
+}
