@@ -345,7 +345,7 @@ impl<K: Kind> FusedStream for Consumer<K> {
 impl<K: Kind> Drop for Consumer<K> {
     fn drop(&mut self) {
         self.begin_close();
-        self.shared.drop_unread();
+        self.shared.abandon();
     }
 }
 

@@ -63,7 +63,7 @@ struct Inbox {
     /// It is closing, and why: what the application has not seen is handed back.
     closing: Option<EndReason>,
     ended: Option<(EndReason, Report)>,
-    /// Nobody is there to read any more.
+    /// The consumer is gone: nobody reads what is queued.
     unread: bool,
     stream: Option<Waker>,
     /// Who waits for the end.
@@ -256,15 +256,14 @@ impl ConsumerShared {
         first && self.link.is_some()
     }
 
-    /// Nobody will read what is queued, or still comes. (A parcel keeps its consumer: queued there for
-    /// good, it would keep itself.) Close it first.
-    pub(crate) fn drop_unread(&self) {
+    /// The consumer is gone. What is queued would keep its queue in memory, and so itself.
+    pub(crate) fn abandon(&self) {
         let mut inbox = lock(&self.inbox);
         inbox.unread = true;
         inbox.queued = 0;
-        let parcels = std::mem::take(&mut inbox.parcels);
+        let unread = std::mem::take(&mut inbox.parcels);
         drop(inbox);
-        drop(parcels);
+        drop(unread);
     }
 
     /// So many deliveries of the batch taken last were handed out.
@@ -339,9 +338,9 @@ impl ConsumerShared {
             }
         } else if inbox.closing.is_some() {
             self.consumed.fetch_add(batch.weight(), Ordering::AcqRel);
-            if inbox.unread {
-                return None;
-            }
+        }
+        if inbox.unread {
+            return None;
         }
         inbox.queued += batch.len();
         inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));

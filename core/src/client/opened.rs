@@ -57,6 +57,6 @@ impl Drop for OpenedConsumer {
         if self.shared.begin_close() {
             self.link.request(Control::CloseConsumer { consumer: self.shared.id() });
         }
-        self.shared.drop_unread();
+        self.shared.abandon();
     }
 }

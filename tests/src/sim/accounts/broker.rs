@@ -58,10 +58,8 @@ impl Accounts {
                     self.broker_settled(id, *requeue);
                 }
             }
-            Fact::Cancelled { unacked, .. } => {
-                if *unacked > 0 {
-                    self.state(states::CANCELLED_UNACKED);
-                }
+            Fact::Cancelled { unacked, .. } if *unacked > 0 => {
+                self.state(states::CANCELLED_UNACKED);
             }
             Fact::Lost(lost) => self.lost(lost),
             _ => {}

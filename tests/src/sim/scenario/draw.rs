@@ -278,7 +278,7 @@ fn draw_consumers(
                 style: match random.below(4) {
                     0 => Style::Batch {
                         most: random.range(1, 8) as usize,
-                        linger: Duration::from_millis(random.below(200)),
+                        linger: Duration::from_millis(random.below(20)),
                     },
                     1 => Style::Run {
                         concurrency: random.range(1, 4) as usize,

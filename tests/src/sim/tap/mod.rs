@@ -244,15 +244,13 @@ impl View {
                 self.running = true;
                 books.link_up();
             }
-            connection::AMQPMethod::Blocked(_) => {
-                if !std::mem::replace(&mut self.blocked, true) {
-                    books.blocked(true);
-                }
+            connection::AMQPMethod::Blocked(_) if !self.blocked => {
+                self.blocked = true;
+                books.blocked(true);
             }
-            connection::AMQPMethod::Unblocked(_) => {
-                if std::mem::take(&mut self.blocked) {
-                    books.blocked(false);
-                }
+            connection::AMQPMethod::Unblocked(_) if self.blocked => {
+                self.blocked = false;
+                books.blocked(false);
             }
             connection::AMQPMethod::Close(close) => {
                 if close.reply_code == 540 {

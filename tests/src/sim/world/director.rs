@@ -91,7 +91,7 @@ impl Shared {
                 self.note_close();
                 self.closing.open();
                 // In half of the worlds, whoever waits for something learns it from the client.
-                if patience % 2 == 0 {
+                if patience.is_multiple_of(2) {
                     self.stop.open();
                 }
                 let report = client.shutdown(Duration::from_millis(patience)).await;
