@@ -152,7 +152,7 @@ impl State {
         Some(self.accounts.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// One round over all connections: at most one read and one write each, so that others run
+    /// One round over all connections: a drawn number of reads and writes each, so that others run
     /// in between.
     fn poll(&mut self, cx: &mut Context<'_>) {
         self.waker = Some(cx.waker().clone());
@@ -172,8 +172,14 @@ impl State {
         }
         let mut round = std::mem::take(&mut self.round);
         round.extend(self.ends.keys());
+        let turns = self.random.pick(&[1, 8, 32]);
         for id in round.drain(..) {
-            progress |= self.serve(id, now, cx);
+            for _ in 0..turns {
+                if !self.serve(id, now, cx) {
+                    break;
+                }
+                progress = true;
+            }
         }
         self.round = round;
         while self.broker.poll_changed().is_some() {

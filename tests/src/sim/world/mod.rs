@@ -16,6 +16,7 @@ mod treating;
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{Arc, Mutex, atomic::AtomicUsize},
     time::Duration,
 };
@@ -192,28 +193,31 @@ impl World {
 }
 
 impl Shared {
-    /// After every poll that can have changed an account: not of the other end of the wire, nor of a
-    /// reader.
+    /// After every poll: the accounts that it can have changed. The driver can change all. Of the others,
+    /// a producer's task changes its producer's, a consumer's the sum; the other end of the wire and
+    /// readers none.
     fn check_after(&self, task: &str) {
-        let is_other = matches!(task, "broker" | "faults" | "events");
-        if !is_other && !task.starts_with("receipt of") {
-            self.check_step();
+        let mut words = task.split(' ');
+        match (words.next(), words.next().and_then(|word| word.parse().ok())) {
+            (Some("broker" | "faults" | "events" | "receipt"), _) => {}
+            (Some("consumer" | "holder"), _) => self.check_step(0..0),
+            (Some("producer"), Some(index)) => self.check_step(index..index + 1),
+            _ => self.check_step(0..self.scenario.producers.len()),
         }
     }
 
-    fn check_step(&self) {
+    fn check_step(&self, which: Range<usize>) {
         let mut handles = lock(&self.handles);
         let Handles { client, producers, stats, sum } = &mut *handles;
-        for (stats, producer) in stats.iter_mut().zip(producers.iter()) {
-            if let Some(producer) = producer {
-                *stats = Some(producer.stats());
+        let mut books = self.books();
+        for index in which {
+            if let Some(producer) = &producers[index] {
+                let stats = stats[index].insert(producer.stats());
+                books.check_producer(index, stats);
             }
         }
         if let Some(client) = client {
-            *sum = Some(client.stats());
-        }
-        if let Some(sum) = sum {
-            self.books().check_step(stats, sum);
+            books.check_law(sum.insert(client.stats()));
         }
     }
 
@@ -232,7 +236,7 @@ impl Shared {
 
     /// Every task is done: the books must be closed, and nothing left over.
     fn check_end(&self) {
-        self.check_step();
+        self.check_step(0..self.scenario.producers.len());
         let handles = lock(&self.handles);
         let mut books = self.books();
         let scenario = &self.scenario;
