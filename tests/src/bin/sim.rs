@@ -94,7 +94,11 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     let runs = [None, Some(campaign::TICK)];
     let run = |scenario: &Scenario, tick, print| {
         plant(arguments.sabotage);
-        let outcome = world::run(scenario, tick, print);
+        let outcome = if print {
+            world::run(scenario, tick, true)
+        } else {
+            campaign::run_world(scenario, tick, Some(HEAP))
+        };
         plant(None);
         outcome
     };

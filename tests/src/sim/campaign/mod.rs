@@ -90,11 +90,8 @@ impl SeedRun {
     /// Runs this scenario.
     #[must_use]
     pub fn of(scenario: Scenario, heap: Option<Heap>) -> Self {
-        let run = |tick| match heap {
-            None => world::run(&scenario, tick, false),
-            Some(heap) => run_counted(&scenario, tick, heap),
-        };
-        let (exact, ticks) = (run(None), run(Some(TICK)));
+        let exact = run_world(&scenario, None, heap);
+        let ticks = run_world(&scenario, Some(TICK), heap);
         let mut compared = 0;
         let mut differences = Vec::new();
         if exact.violations.is_empty() && ticks.violations.is_empty() {
@@ -142,8 +139,10 @@ impl SeedRun {
     }
 }
 
-/// Runs a world, and adds a violation if it keeps memory.
-fn run_counted(scenario: &Scenario, tick: Option<Duration>, heap: Heap) -> Outcome {
+/// Runs a world; with a heap to look at, one that keeps memory is a violation.
+#[must_use]
+pub fn run_world(scenario: &Scenario, tick: Option<Duration>, heap: Option<Heap>) -> Outcome {
+    let Some(heap) = heap else { return world::run(scenario, tick, false) };
     let (mut outcome, bytes) = heap.run(|| world::run(scenario, tick, false));
     // What is made once (a lazy static, a thread's buffer) is no leak: it is not made again.
     if bytes != 0 && outcome.violations.is_empty() {

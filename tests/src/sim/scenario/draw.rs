@@ -41,7 +41,7 @@ impl Scenario {
         // Hardly any room: then there are fewer messages.
         let narrow = conditions.capacity == 0;
         if narrow {
-            conditions.capacity = random.range(8, 64) as usize;
+            conditions.capacity = random.range(1, 64) as usize;
         }
         let queues = draw_queues(&mut root.split("queues"));
         let mut producers = draw_producers(&mut root.split("producers"), &queues, heals_at);
