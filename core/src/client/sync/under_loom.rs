@@ -139,9 +139,12 @@ impl AtomicWaker {
         drop(old);
     }
 
+    pub(crate) fn take(&self) -> Option<Waker> {
+        lock(&self.0).take()
+    }
+
     pub(crate) fn wake(&self) {
-        let waker = lock(&self.0).take();
-        if let Some(waker) = waker {
+        if let Some(waker) = self.take() {
             waker.wake();
         }
     }
