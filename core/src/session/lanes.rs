@@ -534,6 +534,14 @@ impl Session {
                         end -= p.ring.get(place).map_or(0, |sent| u64::from(sent.encoded));
                     }
                     self.note_unwritten(producer, unwritten);
+                    // What comes before is still on its way: a frame that was begun may yet be cut.
+                    if let Some(last) = unwritten.checked_sub(1).filter(|&last| last >= first)
+                        && let Some(appended) = self.appended.get_mut(c)
+                    {
+                        let what = What::Messages { producer, first, last };
+                        let at = appended.partition_point(|other| other.end <= end);
+                        appended.insert(at, Appended { end, what });
+                    }
                 }
                 What::Settlements { consumer, settled, .. } => {
                     self.settlements_lost(consumer, settled)
