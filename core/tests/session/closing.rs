@@ -251,6 +251,51 @@ fn f32_half_a_frame_is_finished_before_close_ok_at_every_offset() {
     }
 }
 
+/// The peer closes, and its transport ends before the begun frame is finished: what that frame belongs
+/// to was cut, whatever was queued behind it.
+#[test]
+fn f32_half_a_frame_that_is_never_finished_was_cut() {
+    for mode in [PublishMode::Confirm, PublishMode::FireAndForget] {
+        let make = |second: bool| {
+            let mut stage = Stage::connected(config());
+            let (producer, _) = stage.warmed_up(to_queue("q", mode));
+            stage.stalled.insert(PUB);
+            stage.publish(producer, "2");
+            if second {
+                stage.publish(producer, "3");
+            }
+            (stage, producer)
+        };
+        let first = make(false).0.pending(PUB);
+        let both = make(true).0.pending(PUB);
+        for written in 0..both {
+            let (mut stage, producer) = make(true);
+            let written = written.min(stage.pending(PUB));
+            stage.write(PUB, written);
+            stage.close(PUB, 320, "going down", (0, 0));
+            stage.cut(PUB);
+            stage.stalled.clear();
+            stage.pump();
+            let whole = u64::from(written >= first);
+            let stats = stage.stats(producer);
+            match mode {
+                PublishMode::Confirm => assert_eq!((stats.in_flight, stats.sent), (2, 0)),
+                _ => assert_eq!(stats.sent, 1 + whole, "{written} of {first} and {both} bytes"),
+            }
+            stage.until_reason(DeadlineReason::Reconnect);
+            stage.accept(PUB, &Broker::default());
+            stage.accept_lane(PUB, mode);
+            let skipped = if mode == PublishMode::FireAndForget { whole } else { 0 };
+            for number in skipped..2 {
+                let copy = stage.expect_publish(PUB);
+                let attempt = (number < whole).then_some(2);
+                assert_eq!(copy.attempt(), attempt, "{written} bytes, number {number}");
+            }
+            stage.finish();
+        }
+    }
+}
+
 #[test]
 fn f31_connection_closes_that_cross_are_both_answered() {
     for peer_answers_first in [true, false] {
