@@ -1,5 +1,7 @@
 //! Lanes: publishing channels across their openings, what is encoded on them, and what settles.
 
+use std::collections::VecDeque;
+
 use amq_protocol::protocol::{AMQPClass, confirm};
 
 use super::{PUBLISH, Session, timer::Timer};
@@ -509,19 +511,13 @@ impl Session {
     /// message of each producer that ends beyond it; and settlements that never reach the peer.
     fn forget_appended(&mut self, c: usize, limit: u64, wanted: impl Fn(&What) -> bool) {
         let Some(appended) = self.appended.get_mut(c) else { return };
-        let mut kept = std::mem::take(appended);
-        let mut beyond = Vec::new();
-        kept.retain(|appended| {
-            let forget = appended.end > limit && wanted(&appended.what);
-            if forget {
-                beyond.push(*appended);
+        let all = std::mem::take(appended);
+        let mut kept = VecDeque::with_capacity(all.len());
+        for Appended { mut end, what } in all {
+            if end <= limit || !wanted(&what) {
+                kept.push_back(Appended { end, what });
+                continue;
             }
-            !forget
-        });
-        if let Some(appended) = self.appended.get_mut(c) {
-            *appended = kept;
-        }
-        for Appended { mut end, what } in beyond {
             match what {
                 What::Messages { producer, first, last } => {
                     let Some(p) = self.producers.get(producer.0) else { continue };
@@ -533,20 +529,20 @@ impl Session {
                         unwritten = place;
                         end -= p.ring.get(place).map_or(0, |sent| u64::from(sent.encoded));
                     }
-                    self.note_unwritten(producer, unwritten);
-                    // What comes before is still on its way: a frame that was begun may yet be cut.
-                    if let Some(last) = unwritten.checked_sub(1).filter(|&last| last >= first)
-                        && let Some(appended) = self.appended.get_mut(c)
-                    {
-                        let what = What::Messages { producer, first, last };
-                        let at = appended.partition_point(|other| other.end <= end);
-                        appended.insert(at, Appended { end, what });
+                    if unwritten > first {
+                        // These may still be cut off by a loss.
+                        let what = What::Messages { producer, first, last: unwritten - 1 };
+                        kept.push_back(Appended { end, what });
                     }
+                    self.note_unwritten(producer, unwritten);
                 }
                 What::Settlements { consumer, settled, .. } => {
-                    self.settlements_lost(consumer, settled)
+                    self.settlements_lost(consumer, settled);
                 }
             }
+        }
+        if let Some(appended) = self.appended.get_mut(c) {
+            *appended = kept;
         }
         if c == PUBLISH {
             let partial: Vec<_> = self
@@ -669,7 +665,20 @@ impl Session {
         let ours =
             |what: &What| matches!(what, What::Messages { producer: p, .. } if *p == producer);
         // What is encoded goes out still, and a body that was begun is finished: all of it counts as
-        // possibly written, since nobody will look again.
+        // possibly written, since nobody will look again. But only what was written is sent.
+        if self.producers.get(producer.0).is_some_and(|p| !p.is_confirm())
+            && let Some(offered) = self.connections.get(PUBLISH).map(|c| c.transmit.offered())
+        {
+            self.forget_appended(PUBLISH, offered, ours);
+            let unwritten = self.unwritten.remove(&producer).unwrap_or(u64::MAX);
+            let places = self.producers.get(producer.0).map(|p| p.ring.sent_places());
+            let unwritten: Vec<u64> =
+                places.into_iter().flatten().filter(|&place| place >= unwritten).collect();
+            for place in unwritten {
+                let verdict = Verdict::Unknown(UnknownReason::Closed);
+                self.finish(producer, place, &Outcome::Not(verdict));
+            }
+        }
         if let Some(appended) = self.appended.get_mut(PUBLISH) {
             appended.retain(|appended| !ours(&appended.what));
         }

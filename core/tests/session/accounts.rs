@@ -455,12 +455,7 @@ fn abandoning_a_producer_alone_settles_it_and_leaves_the_connection_in_order() {
         // It must be finished on its channel, and so it is no drop: the broker gets it whole.
         assert_eq!(stage.expect_publish(PUB).body.len(), 400_000);
         assert_eq!(stage.expect_channel_close(PUB), (channel, 200));
-        let expected = match mode {
-            PublishMode::Confirm => {
-                vec![(2, unknown(UnknownReason::Closed)), (3, dropped(DropReason::Closed))]
-            }
-            _ => vec![(3, dropped(DropReason::Closed))],
-        };
+        let expected = [(2, unknown(UnknownReason::Closed)), (3, dropped(DropReason::Closed))];
         assert_eq!(stage.verdicts(), expected);
         assert!(stage.update(producer).closed);
         // Confirms of a producer that is gone are no error.

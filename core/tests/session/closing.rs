@@ -193,6 +193,48 @@ fn f15_two_50x_soon_after_a_resend_lead_to_a_window_of_one() {
     stage.finish();
 }
 
+/// The frame that was begun is to be finished, and the connection is lost before it is: its message
+/// was not written, and is sent again in both modes as if for the first time.
+#[test]
+fn f32_a_frame_that_was_begun_and_never_finished_was_not_written() {
+    for mode in [PublishMode::Confirm, PublishMode::FireAndForget] {
+        for written in 0..200 {
+            let mut stage = Stage::connected(config());
+            let (producer, _) = stage.warmed_up(to_queue("q", mode));
+            stage.stalled.insert(PUB);
+            for body in ["2", "3", "4"] {
+                stage.publish(producer, body);
+            }
+            stage.write(PUB, written);
+            stage.close(PUB, 320, "going down", (0, 0));
+            let mut bodies = 0;
+            while stage.has_frames(PUB) {
+                bodies += u64::from(matches!(stage.next(PUB), Wrote::Body(..)));
+            }
+            stage.cut(PUB);
+            stage.stalled.clear();
+            let stats = stage.stats(producer);
+            if mode == PublishMode::FireAndForget {
+                assert_eq!(stats.sent, 1 + bodies, "{written} bytes");
+            }
+            stage.until_reason(DeadlineReason::Reconnect);
+            stage.accept(PUB, &Broker::default());
+            if mode == PublishMode::Confirm || bodies < 3 {
+                stage.accept_lane(PUB, mode);
+                for number in 0..3_u64 {
+                    if mode == PublishMode::FireAndForget && number < bodies {
+                        continue;
+                    }
+                    let copy = stage.expect_publish(PUB);
+                    let attempt = (number < bodies).then_some(2);
+                    assert_eq!(copy.attempt(), attempt, "{written} bytes, number {number}");
+                }
+            }
+            stage.finish();
+        }
+    }
+}
+
 #[test]
 fn f32_half_a_frame_is_finished_before_close_ok_at_every_offset() {
     // What is on its way: 2 (method, header, body), then 3, whose body is beside the buffer.

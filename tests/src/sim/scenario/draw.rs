@@ -41,7 +41,7 @@ impl Scenario {
         // Hardly any room: then there are fewer messages.
         let narrow = conditions.capacity == 0;
         if narrow {
-            conditions.capacity = random.range(8, 64) as usize;
+            conditions.capacity = random.range(1, 64) as usize;
         }
         let queues = draw_queues(&mut root.split("queues"));
         let mut producers = draw_producers(&mut root.split("producers"), &queues, heals_at);
@@ -168,7 +168,9 @@ fn draw_close(
     let how = if random.chance(1, 2) {
         ClosePlan::Drain
     } else {
-        ClosePlan::Abandon(Duration::from_millis(random.below(500)))
+        // Some just before their confirms come.
+        let most = random.pick(&[20, 500]);
+        ClosePlan::Abandon(Duration::from_millis(random.below(most)))
     };
     (random.chance(1, 4) && number >= 2).then_some((at, how))
 }
