@@ -12,10 +12,7 @@ pub struct Heap {
 
 impl Heap {
     /// What `make` makes, and how many bytes it left on the heap beside that.
-    pub fn run<T: Clone>(self, mut make: impl FnMut() -> T) -> (T, i64)
-    where
-        T: Default,
-    {
+    pub fn run<T: Clone + Default>(self, mut make: impl FnMut() -> T) -> (T, i64) {
         let mut made = T::default();
         let bytes = (self.measure)(&mut || {
             let counted = make();
