@@ -168,7 +168,9 @@ fn draw_close(
     let how = if random.chance(1, 2) {
         ClosePlan::Drain
     } else {
-        ClosePlan::Abandon(Duration::from_millis(random.below(500)))
+        // Some just before their confirms come.
+        let most = random.pick(&[20, 500]);
+        ClosePlan::Abandon(Duration::from_millis(random.below(most)))
     };
     (random.chance(1, 4) && number >= 2).then_some((at, how))
 }
