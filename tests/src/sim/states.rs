@@ -39,7 +39,6 @@ states! {
     CONFIRM_OUT_OF_ORDER = "confirm out of order";
     CONFIRM_REPEATED = "confirm for a settled tag";
     CONFIRM_AFTER_CLOSE = "confirm between close and close-ok";
-    CONFIRM_TOO_LATE = "confirm of what had ended as unknown";
     NACK_THEN_MULTIPLE = "nack then cumulative ack";
     RETURN_THEN_ACK = "return then ack";
     RETURN_THEN_NACK = "return then nack";

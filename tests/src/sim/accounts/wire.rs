@@ -182,13 +182,10 @@ impl Accounts {
             (false, true) => Outcome::Returned,
             (false, false) => Outcome::Confirmed,
         };
-        let (late, before) = (record.hook, record.wire.told);
-        match (late, before) {
-            (Some((_, Outcome::Unknown(_))), _) => self.state(states::CONFIRM_TOO_LATE),
-            (Some(_), _) => {}
-            // A copy is written only while nothing was said: see `begun`.
-            (None, Some(_)) => {}
-            (None, None) => record.wire.told = Some(outcome),
+        // After its outcome it is too late; and a copy is written only while nothing was said: see
+        // `begun`.
+        if record.hook.is_none() {
+            record.wire.told.get_or_insert(outcome);
         }
     }
 
