@@ -1,7 +1,4 @@
-//! What must hold for any bytes whatever. Shared by the fuzz target `frame_decode` and by the test
-//! that replays its corpus.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is the finding")]
+//! Decoding, encoding what was decoded, and the same bytes or values again.
 
 use amq_protocol::types::parsing::parse_field_table;
 use lavinmq_core::wire::{
@@ -11,7 +8,7 @@ use lavinmq_core::wire::{
 /// Decodes `data` (four bytes of `frame_max`, then frames) as far as it goes, encodes what was
 /// decoded, and compares. Returns how many frames there were, and the error that ended them or the
 /// last one found inside them.
-pub(crate) fn check(data: &[u8]) -> (usize, Option<WireError>) {
+pub fn check(data: &[u8]) -> (usize, Option<WireError>) {
     let Some((frame_max, mut rest)) = data.split_first_chunk() else {
         return (0, None);
     };
