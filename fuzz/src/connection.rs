@@ -37,6 +37,9 @@ const WRITTEN_AT_ALL: u64 = 256 << 10;
 /// Where the session stands when its peer turns hostile.
 pub const STATES: usize = 16;
 
+/// The one of them in which a consumer without acks receives.
+pub const NO_ACK: usize = 8;
+
 /// The honest broker brings a session to this state. The world, and the connection to attack.
 pub fn stage(state: usize, settings: u8) -> (World, usize) {
     let mut config = Config::default();
@@ -92,7 +95,7 @@ pub fn stage(state: usize, settings: u8) -> (World, usize) {
             (world, consume)
         }
         // The same without acks; on a connection of its own if there are several.
-        8 => {
+        NO_ACK => {
             consume_some(&mut world, true);
             world.settle();
             let last = world.links.len() - 1;

@@ -149,9 +149,9 @@ impl Run {
                 0 => self.world.broker.hold_confirms(),
                 1 => self.world.broker.release_confirms(now),
                 2 => self.world.broker.nack_next(1 + u64::from(input.u8() % 4)),
+                // Held and sent late they could come after a close-ok, which no broker does.
                 3 => self.world.broker.hold_replies(),
-                4 => self.world.broker.release_replies(false, now),
-                5 => self.world.broker.drop_replies(),
+                4 | 5 => self.world.broker.drop_replies(),
                 6 => self.world.broker.block("low on memory", now),
                 _ => self.world.broker.unblock(now),
             },
@@ -355,6 +355,21 @@ impl Run {
     fn observe(&mut self) {
         self.world.drain();
         self.copies();
+        // In the driver's order: batches, events, updates.
+        for (id, batch) in std::mem::take(&mut self.world.batches) {
+            let consumer = self.consumers.iter_mut().find(|consumer| consumer.id == id).unwrap();
+            assert!(!consumer.ended, "a delivery after the end");
+            for at in 0..batch.len() {
+                let delivery = (batch.generation(), batch.tag(at));
+                assert!(consumer.seen.insert(delivery), "{delivery:?} twice");
+                assert!(is_known(batch.body(at)), "a body that nobody sent: {:?}", batch.body(at));
+                if !consumer.no_ack {
+                    consumer.in_hand.push(delivery);
+                }
+            }
+            self.received += batch.len() as u64;
+            self.world.session.handle_consumed(id, batch.weight(), self.world.now);
+        }
         for event in std::mem::take(&mut self.world.events) {
             self.hear(event);
         }
@@ -373,20 +388,6 @@ impl Run {
             if update.closed {
                 assert_eq!(producer.watermark, producer.accepted, "closed, with messages left");
             }
-        }
-        for (id, batch) in std::mem::take(&mut self.world.batches) {
-            let consumer = self.consumers.iter_mut().find(|consumer| consumer.id == id).unwrap();
-            assert!(!consumer.ended, "a delivery after the end");
-            for at in 0..batch.len() {
-                let delivery = (batch.generation(), batch.tag(at));
-                assert!(consumer.seen.insert(delivery), "{delivery:?} twice");
-                assert!(is_known(batch.body(at)), "a body that nobody sent: {:?}", batch.body(at));
-                if !consumer.no_ack {
-                    consumer.in_hand.push(delivery);
-                }
-            }
-            self.received += batch.len() as u64;
-            self.world.session.handle_consumed(id, batch.weight(), self.world.now);
         }
         self.world.drain();
         self.law();
@@ -526,7 +527,8 @@ impl Run {
                 assert_eq!(stats.accepted, producer.accepted);
             }
         }
-        assert_eq!(stats.consume.received, self.received);
+        // What came on a channel that the broker had cancelled was given back, unseen.
+        assert!(stats.consume.received >= self.received);
         // The broker cannot have more acks than were written.
         let acked = self.world.broker.counters().acked;
         assert!(acked <= stats.consume.acked, "{acked} acked at the broker, {stats:#?}");
@@ -538,7 +540,7 @@ impl Run {
         let now = self.world.now;
         self.world.broker.unblock(now);
         self.world.broker.release_confirms(now);
-        self.world.broker.release_replies(false, now);
+        self.world.broker.drop_replies();
         self.world.broker.nack_next(0);
         for queue in QUEUES {
             self.world.broker.declare_queue(queue);

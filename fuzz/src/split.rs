@@ -7,12 +7,16 @@ use lavinmq_core::{
     wire::{self, WireError},
 };
 
-use super::{connection::stage, input::Input, world::World};
+use super::{
+    connection::{NO_ACK, STATES, stage},
+    input::Input,
+    world::World,
+};
 
 /// One input: the state of the session, settings, where to cut, and the stream.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
-    let (state, settings) = (input.below(super::connection::STATES), input.u8());
+    let (state, settings) = (input.below(STATES), input.u8());
     let n = input.below(16);
     let cuts: Vec<usize> = input.bytes(n).iter().map(|n| 1 + usize::from(*n)).collect();
     let stream = input.rest();
@@ -94,7 +98,16 @@ fn session(state: usize, settings: u8, stream: &[u8], lengths: &[usize]) -> Made
         *entry =
             (entry.0 + update.left, entry.1 + update.left_bytes, update.settled, update.closed);
     }
-    let deliveries = world.batches.iter().flat_map(|(consumer, batch)| {
+    // What the broker will deliver again is purged, if the application has not had it yet: whether
+    // a batch was told before its channel was lost makes no difference.
+    let stale = |generation| {
+        state != NO_ACK
+            && world.events.iter().any(|event| {
+                matches!(event, SessionEvent::Generation { valid_from, .. } if generation < *valid_from)
+            })
+    };
+    let fresh = world.batches.iter().filter(|(_, batch)| !stale(batch.generation()));
+    let deliveries = fresh.flat_map(|(consumer, batch)| {
         (0..batch.len()).map(move |at| {
             format!(
                 "{consumer} {} {} {} {:?} {:?} {:?} {:?}",
