@@ -1,8 +1,9 @@
 //! A stream read whole, byte by byte, and cut where the fuzzer likes: the same frames, the same
 //! deliveries, the same events, the same answers, the same error.
 
+use std::collections::BTreeMap;
+
 use lavinmq_core::{
-    Time,
     session::SessionEvent,
     wire::{self, WireError},
 };
@@ -26,8 +27,12 @@ pub fn check(data: &[u8]) {
     assert_eq!(frames(stream, &cuts), whole);
 
     let whole = session(state, settings, stream, &[]);
-    assert_eq!(session(state, settings, stream, &[1]), whole);
-    assert_eq!(session(state, settings, stream, &cuts), whole);
+    for lengths in [&[1][..], &cuts] {
+        let made = session(state, settings, stream, lengths);
+        for ((what, whole), (_, made)) in whole.iter().zip(made) {
+            assert_eq!(made, *whole, "{what} (left: in pieces, right: whole)");
+        }
+    }
 }
 
 /// `stream` in pieces of these lengths, over and over; of none: in one.
@@ -65,20 +70,13 @@ fn frames(stream: &[u8], lengths: &[usize]) -> (Vec<String>, Option<WireError>) 
     (seen, None)
 }
 
-/// What a session makes of a stream that arrives in pieces.
-#[derive(Debug, PartialEq)]
-struct Made {
-    events: Vec<String>,
-    deliveries: Vec<String>,
-    left: Vec<(u32, u64, u64, u64, bool)>,
-    stats: String,
-    explained: String,
-    deadline: Option<Time>,
-    hung_up: Vec<bool>,
-    answers: Vec<u8>,
-}
-
-fn session(state: usize, settings: u8, stream: &[u8], lengths: &[usize]) -> Made {
+/// What a session makes of a stream that arrives in pieces, each with a name.
+fn session(
+    state: usize,
+    settings: u8,
+    stream: &[u8],
+    lengths: &[usize],
+) -> Vec<(&'static str, String)> {
     let (mut world, c) = stage(state, settings);
     let World { events, batches, updates, .. } = &mut world;
     (*events, *batches, *updates) = Default::default();
@@ -92,7 +90,7 @@ fn session(state: usize, settings: u8, stream: &[u8], lengths: &[usize]) -> Made
         world.drain();
     }
     // A wake-up for each read is no difference: the last of each, and the sums, are what counts.
-    let mut left = std::collections::BTreeMap::new();
+    let mut left = BTreeMap::new();
     for update in &world.updates {
         let entry = left.entry(update.producer.get()).or_insert((0, 0, 0, false));
         *entry =
@@ -121,22 +119,18 @@ fn session(state: usize, settings: u8, stream: &[u8], lengths: &[usize]) -> Made
             )
         })
     });
-    let deliveries = deliveries.collect();
-    let hung_up = world.links.iter().map(|link| !link.up).collect();
+    let deliveries = deliveries.collect::<Vec<_>>().join("\n");
+    let hung_up: Vec<_> = world.links.iter().map(|link| !link.up).collect();
     world.write(c, usize::MAX);
-    let answers = world.links[c].wire.get(already..).unwrap_or_default().to_vec();
-    Made {
-        events: world.events.iter().map(told).collect(),
-        deliveries,
-        left: left.into_iter().map(|(id, (a, b, s, closed))| (id, a, b, s, closed)).collect(),
-        stats: format!("{:?}", world.session.stats()),
-        explained: world.session.explain(world.now),
-        deadline: world.session.poll_deadline().map(|deadline| deadline.at),
-        hung_up,
-        answers,
-    }
-}
-
-fn told(event: &SessionEvent) -> String {
-    format!("{event:?}")
+    let answers = world.links[c].wire.get(already..).unwrap_or_default();
+    vec![
+        ("events", format!("{:#?}", world.events)),
+        ("deliveries", deliveries),
+        ("producers", format!("{left:?}")),
+        ("accounts", format!("{:?}", world.session.stats())),
+        ("the explanation", world.session.explain(world.now)),
+        ("the deadline", format!("{:?}", world.session.poll_deadline())),
+        ("hung up", format!("{hung_up:?}")),
+        ("answers", answers.escape_ascii().to_string()),
+    ]
 }
