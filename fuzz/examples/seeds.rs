@@ -89,16 +89,15 @@ fn operations() {
                 script.extend([2, producer, round]);
             }
             script.push(16);
-            script.extend([17, 0, 0, round, 0]);
+            script.extend([17, 0, 0, 0, 0]);
             match round {
-                // A cut in the middle of a write, and back.
-                1 => script.extend([7, 0, 60, 19, 0, 1, 0, 20, 0, 0, 16]),
-                // Confirms held, then the broker dies.
-                2 => script.extend([22, 0, 2, 0, 0, 16, 25, 1, 21, 3, 232, 16, 22, 1]),
-                // Nacked; a channel closed.
-                3 => script.extend([22, 2, 1, 2, 0, 0, 16, 23, 0, 0, 2, 0, 16]),
-                // Blocked, and not.
-                4 => script.extend([22, 6, 2, 0, 0, 16, 22, 7, 16]),
+                // A cut in the middle of a write, and one with messages unconfirmed; and back.
+                1 => script.extend([7, 0, 60, 19, 0, 1, 0, 21, 1, 0, 16]),
+                2 => script.extend([22, 0, 2, 0, 0, 16, 19, 0, 0, 0, 21, 200, 0, 16, 22, 1, 16]),
+                // Nacked; then the broker dies.
+                3 => script.extend([22, 2, 1, 2, 0, 0, 16, 25, 1, 21, 232, 3, 16]),
+                // Blocked, and not; a channel closed.
+                4 => script.extend([22, 6, 2, 0, 0, 16, 22, 7, 16, 23, 0, 0, 2, 0, 16]),
                 _ => {}
             }
         }

@@ -47,6 +47,10 @@ struct Producing {
     mode: PublishMode,
     queue: &'static str,
     mandatory: bool,
+    evicts: bool,
+    expires: bool,
+    /// It was told to close.
+    closing: bool,
     accepted: u64,
     /// What was told of each message: `None` is confirmed.
     outcomes: BTreeMap<u64, Option<Verdict>>,
@@ -199,6 +203,7 @@ impl Run {
                     if !self.producers.is_empty() {
                         let at = input.below(self.producers.len());
                         let id = self.producers[at].id;
+                        self.producers[at].closing = true;
                         self.world.session.close_producer(id, input.bool(), now);
                     }
                 } else if !self.consumers.is_empty() {
@@ -252,12 +257,16 @@ impl Run {
             config.confirm_timeout = Some(Duration::from_secs(5));
         }
         let mandatory = config.mandatory;
+        let (evicts, expires) = (config.policy == BufferPolicy::DropOldest, config.ttl.is_some());
         if let Ok(id) = self.world.session.open_producer(config, self.world.now) {
             self.producers.push(Producing {
                 id,
                 mode,
                 queue,
                 mandatory,
+                evicts,
+                expires,
+                closing: false,
                 accepted: 0,
                 outcomes: BTreeMap::new(),
                 watermark: 0,
@@ -410,6 +419,15 @@ impl Run {
                     }
                     Some(Verdict::Dropped(reason)) => {
                         assert_eq!(copies, 0, "dropped ({reason}), and in the broker");
+                        assert!(
+                            match reason {
+                                DropReason::BufferFull => producer.evicts,
+                                DropReason::TtlExpired => producer.expires,
+                                DropReason::Closed => producer.closing || self.shut,
+                                _ => false,
+                            },
+                            "dropped ({reason}) for no reason"
+                        );
                     }
                     Some(_) => {}
                 }

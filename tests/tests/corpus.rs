@@ -8,12 +8,15 @@ mod targets;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, panic,
     path::Path,
     sync::{Mutex, PoisonError},
 };
 
-use lavinmq_core::wire::WireError;
+use lavinmq_core::{
+    sabotage::{self, Sabotage},
+    wire::WireError,
+};
 
 /// The targets measure the heap of the whole process: one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -91,4 +94,23 @@ fn differential_replays() {
 #[test]
 fn uri_replays() {
     replay("uri", targets::uri::check);
+}
+
+/// The corpus reaches what it claims to reach: with a defect planted, some file of it fails.
+#[test]
+fn planted_defects_are_found_by_the_operations() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/operations");
+    let files: Vec<_> = fs::read_dir(corpus)
+        .unwrap()
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    for defect in [Sabotage::NoRewind, Sabotage::NackIsDrop] {
+        sabotage::plant(Some(defect));
+        let found = files
+            .iter()
+            .any(|file| panic::catch_unwind(|| targets::operations::check(file)).is_err());
+        sabotage::plant(None);
+        assert!(found, "{defect:?}");
+    }
 }
