@@ -22,7 +22,7 @@ use crate::{
     backoff::Backoff,
     error::Loss,
     time::Time,
-    wire::{HEARTBEAT, PROTOCOL_HEADER, WireError, put_method},
+    wire::{FRAME_END, HEARTBEAT, PROTOCOL_HEADER, WireError, put_method},
 };
 
 /// At most this much output is pending (or one frame, if that is larger).
@@ -30,6 +30,9 @@ pub(crate) const OUTPUT_LIMIT: usize = 64 << 10;
 
 /// A peer that makes us answer without reading the answers is not read any more beyond this.
 const ANSWER_LIMIT: usize = 4 * OUTPUT_LIMIT;
+
+/// A whole `connection.close-ok`.
+pub(crate) const CLOSE_OK: [u8; 12] = [1, 0, 0, 0, 0, 0, 4, 0, 10, 0, 51, FRAME_END];
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,8 @@ pub(crate) struct Receive {
     start: usize,
     end: usize,
     filled: bool,
+    /// Nobody knows where the next frame begins.
+    adrift: bool,
 }
 
 impl Receive {
@@ -53,10 +55,27 @@ impl Receive {
         }
     }
 
+    /// No frame can be found in these bytes, nor in what follows. One that were found there, an ack
+    /// say, would be nobody's word.
+    pub(crate) const fn lose_frames(&mut self) {
+        self.adrift = true;
+    }
+
+    pub(crate) const fn is_adrift(&self) -> bool {
+        self.adrift
+    }
+
+    /// Discards everything; whether `wanted` was in it, also in parts.
+    pub(crate) fn discard_and_seek(&mut self, wanted: &[u8]) -> bool {
+        let found = self.bytes().windows(wanted.len()).any(|window| window == wanted);
+        self.consume((self.end - self.start).saturating_sub(wanted.len() - 1));
+        found
+    }
+
     /// Gives memory back while it holds nothing.
     pub(crate) fn shrink(&mut self) {
         if self.start == self.end && self.buffer.len() > IDLE {
-            *self = Self::default();
+            *self = Self { adrift: self.adrift, ..Self::default() };
         }
     }
 }

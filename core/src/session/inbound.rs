@@ -7,7 +7,7 @@ use amq_protocol::protocol::{AMQPClass, basic};
 use super::Session;
 use crate::{
     connection::{
-        Connection, Phase,
+        CLOSE_OK, Connection, Phase,
         channel::{Arriving, Channel, Content, Incoming, Owner},
     },
     consume::{Batch, batch::weight},
@@ -18,7 +18,7 @@ use crate::{
     publish::lane::LaneState,
     time::Time,
     wire::{
-        Ack, Deliver, Frame, FrameKind, Method, Nack, REFERENCE_HEADER, WireError, decode,
+        Ack, Deliver, Frame, FrameKind, Method, Nack, REFERENCE_HEADER, decode,
         decode_content_header, decode_deliver, decode_method, decode_properties, is_deliver,
         parse_generated_id,
     },
@@ -46,6 +46,9 @@ impl Session {
         };
         connection.receive.read(n);
         connection.last_received = self.now;
+        if connection.receive.is_adrift() {
+            return self.seek_close_ok(c);
+        }
         let mut receive = std::mem::take(&mut connection.receive);
         let mut result = Ok(());
         while let Some(connection) = self.connections.get(c).filter(|c| c.has_transport()) {
@@ -77,10 +80,27 @@ impl Session {
             }
         }
         self.flush_batches();
+        let lost = result.is_err();
         if let Err(error) = result {
             self.protocol_error(c, error.into());
-        } else if let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) {
+            receive.lose_frames();
+        }
+        if let Some(connection) = self.connections.get_mut(c).filter(|c| c.has_transport()) {
             connection.receive = receive;
+            if lost {
+                self.seek_close_ok(c);
+            }
+        }
+    }
+
+    /// Among bytes that are no frames one thing alone is looked for: the answer to our close.
+    fn seek_close_ok(&mut self, c: usize) {
+        let Some(connection) = self.connections.get_mut(c) else { return };
+        if connection.receive.discard_and_seek(&CLOSE_OK)
+            && let Phase::Closing(then) = &connection.phase
+        {
+            let then = then.clone();
+            self.hang_up(c, then);
         }
     }
 
@@ -275,7 +295,7 @@ impl Session {
                 });
             }
         };
-        if let Some((properties, body, used)) = whole_content(number, rest, frame_max, body_max)? {
+        if let Some((properties, body, used)) = whole_content(number, rest, frame_max, body_max) {
             let length = deliver.frame_len() + used;
             let more = (rest.len() - used) / length;
             self.deliver(consumer, generation, number, deliver, properties, body, more)?;
@@ -567,33 +587,31 @@ fn identify(properties: &Properties) -> (Option<(u64, u64)>, Option<u64>) {
     (generated, reference)
 }
 
-/// A delivery's content, if all of it lies in `rest`: properties, body, and the bytes it takes.
+/// A delivery's content, if all of it lies in `rest` and nothing is wrong with it: properties, body,
+/// and the bytes it takes. Otherwise its frames are handled one by one.
 #[inline]
-#[allow(clippy::type_complexity)]
 fn whole_content(
     number: u16,
     rest: &[u8],
     frame_max: u32,
     body_max: usize,
-) -> Result<Option<(&[u8], &[u8], usize)>, WireError> {
-    let Some((header, used)) = decode(rest, frame_max)? else { return Ok(None) };
+) -> Option<(&[u8], &[u8], usize)> {
+    let (header, used) = decode(rest, frame_max).ok()??;
     if header.kind != FrameKind::Header || header.channel != number {
-        return Ok(None);
+        return None;
     }
-    let content = decode_content_header(header.payload)?;
+    let content = decode_content_header(header.payload).ok()?;
     if content.body_size == 0 {
-        return Ok(Some((content.properties.as_bytes(), &[], used)));
+        return Some((content.properties.as_bytes(), &[], used));
     }
-    let Some((body, body_used)) = decode(rest.get(used..).unwrap_or_default(), frame_max)? else {
-        return Ok(None);
-    };
+    let (body, body_used) = decode(rest.get(used..)?, frame_max).ok()??;
     if body.kind != FrameKind::Body
         || body.channel != number
         || body.payload.len() as u64 != content.body_size
         || body.payload.len() >= LARGE_BODY
         || body.payload.len() > body_max
     {
-        return Ok(None);
+        return None;
     }
-    Ok(Some((content.properties.as_bytes(), body.payload, used + body_used)))
+    Some((content.properties.as_bytes(), body.payload, used + body_used))
 }

@@ -613,3 +613,32 @@ fn f21_a_return_with_bad_properties_is_no_reason_to_lose_the_connection() {
     assert_eq!(stage.states(), []);
     stage.finish();
 }
+
+#[test]
+fn f01_nothing_counts_after_bytes_that_are_no_frame_however_they_are_split() {
+    for apart in [false, true] {
+        let mut stage = stable();
+        let (producer, channel) = stage.confirming("orders");
+        stage.publish(producer, "2");
+        stage.expect_publishes(PUB, &["2"]);
+        // Where the next frame begins nobody knows, and this may as well be a part of a body.
+        let mut bytes = vec![0xFF; 32];
+        let garbage = bytes.len();
+        wire::put_ack(&mut bytes, channel, 2, false);
+        let (garbage, ack) = bytes.split_at(garbage);
+        if apart {
+            stage.feed(PUB, garbage);
+            stage.feed(PUB, garbage);
+            stage.feed(PUB, ack);
+        } else {
+            stage.feed(PUB, &bytes);
+        }
+        assert!(stage.peers[PUB].up, "the close is not answered yet");
+        assert_eq!(stage.expect_close(PUB), 501);
+        assert_eq!(stage.verdicts(), []);
+        stage.advance(Duration::from_secs(1));
+        assert!(!stage.peers[PUB].up);
+        assert_eq!(stage.stats(producer).in_flight, 1);
+        stage.finish();
+    }
+}
