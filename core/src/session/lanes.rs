@@ -210,9 +210,15 @@ impl Session {
         let mut idle = 0;
         while idle < self.active.len()
             && self.connections.get(PUBLISH).is_some_and(Self::has_output_room)
-            && !(self.single_file && self.in_single_file())
         {
             let Some(l) = self.active.pop_front() else { return };
+            // A body that was begun goes on, whoever waits for it.
+            let begun = self.lanes.get(l).is_some_and(|lane| lane.partial.is_some());
+            if self.single_file && !begun && self.in_single_file() {
+                self.active.push_back(l);
+                idle += 1;
+                continue;
+            }
             let before =
                 self.connections.get(PUBLISH).map(|connection| connection.transmit.enqueued());
             let more = self.encode_lane(l);

@@ -85,10 +85,9 @@ impl Session {
             0 => None,
             _ => Some(lane.only_outstanding()),
         });
-        let only = match (outstanding.next(), outstanding.next()) {
-            (Some(only), None) => only,
-            _ => None,
-        };
+        // Fire-and-forget messages are never settled: among those nobody can be found.
+        let Some(first) = outstanding.next() else { return };
+        let only = first.filter(|_| outstanding.next().is_none());
         drop(outstanding);
         match only {
             Some((producer, place)) if self.single_file || suspicious => {

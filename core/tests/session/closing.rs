@@ -98,6 +98,60 @@ fn f15_a_540_is_reported_and_not_repeated() {
     stage.finish();
 }
 
+/// A body longer than what is encoded at once goes on while everybody else waits for its outcome.
+#[test]
+fn f15_a_long_body_is_sent_whole_while_an_offender_is_looked_for() {
+    let long = "x".repeat(300_000);
+    for mode in [PublishMode::Confirm, PublishMode::FireAndForget] {
+        let mut stage = stable();
+        let (producer, _) = stage.warmed_up(to_queue("a", mode));
+        let (other, _) = stage.confirming("b");
+        stage.publish(other, "b2");
+        stage.publish(other, "b3");
+        stage.expect_publishes(PUB, &["b2", "b3"]);
+        stage.stalled.insert(PUB);
+        stage.publish(producer, long.clone());
+        stage.close(PUB, 540, "no", PUBLISH);
+        stage.stalled.clear();
+        stage.pump();
+        stage.expect_close_ok(PUB);
+        reconnect(&mut stage);
+        let mut tags = std::collections::BTreeMap::new();
+        let (mut seen, mut size, mut arrived) = (Vec::new(), 0, 0);
+        while seen.len() < 3 {
+            match stage.next(PUB) {
+                Wrote::Method(n, AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
+                    stage.channel_open_ok(PUB, n);
+                }
+                Wrote::Method(n, AMQPClass::Confirm(_)) => {
+                    tags.insert(n, 0);
+                    stage.select_ok(PUB, n);
+                }
+                Wrote::Header { size: announced, .. } => (size, arrived) = (announced, 0),
+                Wrote::Body(n, body) => {
+                    arrived += body.len() as u64;
+                    if arrived == size {
+                        seen.push(size);
+                        if let Some(tag) = tags.get_mut(&n) {
+                            *tag += 1;
+                            let tag = *tag;
+                            assert!(!stage.peers[PUB].frames_contain_publish(), "one at a time");
+                            stage.ack(PUB, n, tag, false);
+                        }
+                    }
+                }
+                Wrote::Publish { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [2, 2, 300_000]);
+        assert_eq!(stage.stats(producer).in_flight, 0);
+        stage.verdicts();
+        stage.finish();
+    }
+}
+
 #[test]
 fn f15_a_540_among_several_is_found_one_at_a_time() {
     let mut stage = stable();
