@@ -1,13 +1,13 @@
 //! Values by number, where a number is not used again soon.
 
 /// Slots that are reused, under numbers that carry how often: an old number finds nothing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Arena<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot<T> {
     uses: u32,
     value: Option<T>,

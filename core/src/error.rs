@@ -260,6 +260,18 @@ pub enum ProtocolError {
         /// The tag received.
         got: u64,
     },
+    /// Many more deliveries than the prefetch allows: without a bound they would be held in memory.
+    #[error(
+        "{outstanding} deliveries unsettled on channel {channel}, whose prefetch is {prefetch}"
+    )]
+    PrefetchExceeded {
+        /// The channel.
+        channel: u16,
+        /// What was asked for.
+        prefetch: u16,
+        /// Deliveries whose settlement was not written.
+        outstanding: usize,
+    },
 }
 
 impl ProtocolError {
@@ -273,7 +285,8 @@ impl ProtocolError {
             Self::UnexpectedFrame(_) => 505,
             Self::UnexpectedMethod { .. }
             | Self::UnknownConfirm { .. }
-            | Self::DeliveryTag { .. } => 503,
+            | Self::DeliveryTag { .. }
+            | Self::PrefetchExceeded { .. } => 503,
         }
     }
 }

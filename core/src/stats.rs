@@ -165,7 +165,8 @@ impl ProducerStats {
 /// One consumer's account, as of the driver's last turn.
 ///
 /// `received = acked + requeued + rejected + abandoned + queued + in_hand + settling` (for a no-ack
-/// consumer `received = acked + queued + in_hand`, where what was handed over counts as acked).
+/// consumer `received = acked + queued + in_hand`, where whatever left the queue counts as acked: it was
+/// handed over, or its consumer was dropped before).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerStats {

@@ -8,7 +8,7 @@ use crate::time::Time;
 ///
 /// The hot paths never touch it: a timer that depends on activity is armed once, and looks at the
 /// latest activity when it fires (then it is armed again if it fired too early).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Timers<K> {
     by_time: BTreeSet<(Time, K)>,
     by_key: BTreeMap<K, Time>,
@@ -65,6 +65,12 @@ impl<K: Ord + Copy> Timers<K> {
     /// How many are armed.
     pub(crate) fn len(&self) -> usize {
         self.by_key.len()
+    }
+
+    /// All of them, the earliest first.
+    #[cfg(feature = "model")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Time, K)> + '_ {
+        self.by_time.iter().copied()
     }
 
     pub(crate) fn clear(&mut self) {

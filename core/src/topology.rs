@@ -10,7 +10,7 @@ pub(crate) struct Recorded {
     pub(crate) config: QueueConfig,
     /// Its name now: the broker's, if it has none of its own.
     pub(crate) name: Arc<str>,
-    /// The requests that declared it: who learns of a new name.
+    /// The requests that had the broker name it: who learns of a new name.
     pub(crate) requests: Vec<RequestId>,
     /// Whether it stands on the current connection.
     pub(crate) standing: bool,
@@ -45,7 +45,7 @@ pub(crate) enum Why {
 }
 
 /// The record, and the declarations on their way through the control channel, one after the other.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Topology {
     queues: Vec<Recorded>,
     /// In this order, but for those that must wait.
@@ -68,6 +68,20 @@ impl Topology {
                 Why::Replay(queue.name.clone())
             };
             self.todo.push_front(Declaration::new(config, why));
+        }
+    }
+
+    /// Puts the queues that stand and have a name of their own on the list again: whether they still
+    /// stand is not certain. Those that the broker named went with their connection, or are looked up
+    /// once that is found to be lost.
+    pub(crate) fn verify(&mut self) {
+        for queue in self.queues.iter_mut().rev() {
+            if !queue.standing || queue.config.name.is_empty() {
+                continue;
+            }
+            queue.standing = false;
+            let why = Why::Replay(queue.name.clone());
+            self.todo.push_front(Declaration::new(queue.config.clone(), why));
         }
     }
 
@@ -106,20 +120,15 @@ impl Topology {
         if config.passive {
             return;
         }
+        // Only a queue that the broker named is ever renamed.
+        let requests = if config.name.is_empty() { vec![request] } else { Vec::new() };
         match self.find_mut(&name) {
             Some(queue) => {
                 queue.config = config;
                 queue.standing = true;
-                queue.requests.push(request);
+                queue.requests.extend(requests);
             }
-            None => {
-                self.queues.push(Recorded {
-                    config,
-                    name,
-                    requests: vec![request],
-                    standing: true,
-                });
-            }
+            None => self.queues.push(Recorded { config, name, requests, standing: true }),
         }
     }
 
@@ -133,6 +142,11 @@ impl Topology {
             Why::Replay(queue) | Why::LookUp(queue) => **queue != *name,
             Why::Request(_) => true,
         });
+    }
+
+    /// What this request asked for is not sent, if it was not yet.
+    pub(crate) fn withdraw(&mut self, request: RequestId) {
+        self.todo.retain(|declaration| declaration.why != Why::Request(request));
     }
 
     /// Nobody holds the handle of this request any more; the queue stays on record.

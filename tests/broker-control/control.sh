@@ -16,6 +16,11 @@
 #                                      included; fails if there is no such queue
 #   control.sh DIR unacked QUEUE       of these, the unacknowledged ones. Optional: where it is
 #                                      missing (any non-zero exit), the suite goes by what is ready
+#   control.sh DIR sync                what was declared so far is on disk. Optional. RabbitMQ 3.10 answers
+#                                      a declare before that: killed within the next two seconds, it may
+#                                      not know the queue any more, nor the messages that it confirmed
+#   control.sh DIR connections NAME    prints how many connections of this name there are, and how many
+#                                      channels they have. Optional: the chaos then does not check them
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 [[ $# -ge 2 ]] || { sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
@@ -52,5 +57,10 @@ case $verb in
   close-connections) rabbitmq ctl "$dir" --quiet close_all_connections "the live suite closes all connections" ;;
   depth) column messages "$1" ;;
   unacked) column messages_unacknowledged "$1" ;;
+  sync) rabbitmq ctl "$dir" --quiet eval 'mnesia:sync_log().' ;;
+  connections)
+    rabbitmq ctl "$dir" list_connections --quiet --no-table-headers channels client_properties |
+      awk -F '\t' -v name="\"connection_name\",\"$1\"" \
+        'index($2, name) { count++; channels += $1 } END { print count + 0, channels + 0 }' ;;
   *) echo "control.sh: unknown verb $verb" >&2; exit 2 ;;
 esac

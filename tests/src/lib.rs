@@ -1,3 +1,7 @@
 //! Simulator, oracle and suites.
 
+pub mod chaos;
+pub mod live;
+pub mod runtimes;
 pub mod sim;
+pub mod small;

@@ -3,9 +3,10 @@
 //! Admission is one compare-and-swap on one word, so that whether there is room, which number a
 //! message gets, and whether newcomers must look behind the lock first are one decision.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use super::waiters::Amount;
+use super::{
+    sync::{AtomicU64, Ordering},
+    waiters::Amount,
+};
 
 /// The word of what was ever accepted: `[slow: 1 | messages: 27 | bytes: 36]`, both modulo.
 const BYTES_BITS: u32 = 36;

@@ -2,9 +2,8 @@
 
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
-use futures::channel::oneshot;
-
 use super::{
+    answer::Answer,
     client_shared::ClientShared,
     consumer::{Consumer, Kind, Manual, NoAck, OnFailure},
     hooks::Hooks,
@@ -178,12 +177,9 @@ impl<M: Mode> ProducerBuilder<M> {
         let mut config = self.config?;
         config.report_confirmed =
             self.hooks.confirm.is_some() || self.client.hooks.confirm.is_some();
-        let (reply, answer) = oneshot::channel();
-        self.hold.link().request(Control::OpenProducer {
-            config: Box::new(config),
-            hooks: Box::new(self.hooks),
-            reply,
-        });
+        let (config, hooks) = (Box::new(config), Box::new(self.hooks));
+        let answer =
+            Answer::ask(self.hold.link(), |reply| Control::OpenProducer { config, hooks, reply });
         let opened = answer.await.unwrap_or(Err(OpenError::Closed))?;
         Ok(Producer::new(Arc::clone(opened.shared()), self.hold))
     }
@@ -336,10 +332,10 @@ impl<K: Kind> ConsumerBuilder<K> {
     /// Dropping the future closes what was opened.
     pub async fn open(self) -> Result<Consumer<K>, ConsumeError> {
         let config = Box::new(self.config?);
-        let (reply, answer) = oneshot::channel();
-        self.hold.link().request(Control::OpenConsumer {
+        let hold_on_drop = self.hold_on_drop;
+        let answer = Answer::ask(self.hold.link(), |reply| Control::OpenConsumer {
             config,
-            hold_on_drop: self.hold_on_drop,
+            hold_on_drop,
             reply,
         });
         let opened = answer.await.unwrap_or(Err(ConsumeError::Closed))?;

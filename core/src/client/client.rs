@@ -11,6 +11,7 @@ use super::{
     producer::FireAndForget,
     queue::{QueueBuilder, QueueRef},
     sync::lock,
+    waiting::Place,
 };
 use crate::{error::ConnectError, event::State, session::Report, stats::Stats};
 
@@ -86,7 +87,8 @@ impl Client {
     ///
     /// Dropping the future changes nothing.
     pub async fn ready(&self) -> Result<(), ConnectError> {
-        poll_fn(|cx| self.shared.poll_ready(cx)).await
+        let mut place = Place::new(|key| self.shared.stop_waiting(key));
+        poll_fn(|cx| self.shared.poll_ready(cx, &mut place.key)).await
     }
 
     /// Whether every connection is open, blocked by the broker or not.
@@ -133,6 +135,23 @@ impl Client {
         lock(&self.shared.core).session.explain(now)
     }
 
+    /// What is still kept for somebody: nothing, once the client is closed. For the simulator.
+    #[cfg(feature = "sabotage")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<(&'static str, usize)> {
+        let waiting = lock(&self.shared.status).waiting.len();
+        let core = lock(&self.shared.core);
+        let mut kept = core.session.leftovers();
+        let ours = [
+            ("who waits for the client", waiting),
+            ("producers' handles", core.producers.open().count()),
+            ("consumers' queues", core.consumers.len()),
+        ];
+        kept.extend(ours.into_iter().filter(|&(_, n)| n > 0));
+        kept
+    }
+
     /// Closes the client: no more is accepted, what is queued is sent, what is in flight is awaited,
     /// consumers and connections are closed. After `deadline`, whatever is left ends as dropped or
     /// unknown; the report counts it.
@@ -142,7 +161,8 @@ impl Client {
     /// The shutdown goes on if the future is dropped once it was polled.
     pub async fn shutdown(&self, deadline: Duration) -> Report {
         self.hold.link().request(Control::Shutdown { deadline });
-        poll_fn(|cx| self.shared.poll_closed(cx)).await
+        let mut place = Place::new(|key| self.shared.stop_waiting(key));
+        poll_fn(|cx| self.shared.poll_closed(cx, &mut place.key)).await
     }
 
     /// [`Client::shutdown`] with the default deadline (`deadlines.shutdown`, 30 s).

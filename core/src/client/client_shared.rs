@@ -3,13 +3,19 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use super::{
-    consumer_queue::ConsumerShared, events::EventHub, hooks::Hooks, link::DriverLink,
-    options::Options, producers::Producers, sync::lock,
+    consumer_queue::ConsumerShared,
+    events::EventHub,
+    hooks::Hooks,
+    link::DriverLink,
+    options::Options,
+    producers::Producers,
+    sync::{Mutex, lock},
+    waiting::Waiting,
 };
 use crate::{
     config::{BufferPolicy, Config},
@@ -48,15 +54,7 @@ pub(crate) struct Status {
     pub(crate) ready: bool,
     pub(crate) failed: Option<Loss>,
     pub(crate) closed: Option<Report>,
-    pub(crate) waiting: Vec<Waker>,
-}
-
-impl Status {
-    fn wait(&mut self, cx: &Context<'_>) {
-        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.waiting.push(cx.waker().clone());
-        }
-    }
+    pub(crate) waiting: Waiting,
 }
 
 impl ClientShared {
@@ -78,9 +76,9 @@ impl ClientShared {
     pub(crate) fn wake_waiting(&self, change: impl FnOnce(&mut Status)) {
         let mut status = lock(&self.status);
         change(&mut status);
-        let waiting = std::mem::take(&mut status.waiting);
+        let waiting = status.waiting.take();
         drop(status);
-        waiting.into_iter().for_each(Waker::wake);
+        waiting.for_each(Waker::wake);
     }
 
     /// The client is closed for good.
@@ -96,7 +94,12 @@ impl ClientShared {
     }
 
     /// Ready once every connection stood, or never will.
-    pub(crate) fn poll_ready(&self, cx: &Context<'_>) -> Poll<Result<(), ConnectError>> {
+    /// `key` is the future's own, once it waits.
+    pub(crate) fn poll_ready(
+        &self,
+        cx: &Context<'_>,
+        key: &mut Option<u64>,
+    ) -> Poll<Result<(), ConnectError>> {
         let mut status = lock(&self.status);
         if let Some(loss) = &status.failed {
             return Poll::Ready(Err(loss.clone().into()));
@@ -107,18 +110,28 @@ impl ClientShared {
         if status.ready {
             return Poll::Ready(Ok(()));
         }
-        status.wait(cx);
+        let old = status.waiting.wait(key, cx.waker());
+        drop(status);
+        drop(old);
         Poll::Pending
     }
 
     /// Ready once the client is closed for good.
-    pub(crate) fn poll_closed(&self, cx: &Context<'_>) -> Poll<Report> {
+    pub(crate) fn poll_closed(&self, cx: &Context<'_>, key: &mut Option<u64>) -> Poll<Report> {
         let mut status = lock(&self.status);
         if let Some(report) = status.closed {
             return Poll::Ready(report);
         }
-        status.wait(cx);
+        let old = status.waiting.wait(key, cx.waker());
+        drop(status);
+        drop(old);
         Poll::Pending
+    }
+
+    /// A future that waited for one of these was dropped.
+    pub(crate) fn stop_waiting(&self, key: u64) {
+        let waker = lock(&self.status).waiting.leave(key);
+        drop(waker);
     }
 
     /// The account of all, as of the driver's last turn.

@@ -25,7 +25,8 @@ pub struct Connect {
 
 enum Step {
     Begin(Result<Box<Options>, ConnectError>),
-    Wait(Client),
+    /// And its key among those who wait.
+    Wait(Client, Option<u64>),
     Done,
 }
 
@@ -45,19 +46,27 @@ impl Future for Connect {
     type Output = Result<Client, ConnectError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let client = match std::mem::replace(&mut self.step, Step::Done) {
-            Step::Begin(options) => options.and_then(|options| (self.start)(*options))?,
-            Step::Wait(client) => client,
+        let (client, mut key) = match std::mem::replace(&mut self.step, Step::Done) {
+            Step::Begin(options) => (options.and_then(|options| (self.start)(*options))?, None),
+            Step::Wait(client, key) => (client, key),
             // Polled after it was ready.
             Step::Done => return Poll::Pending,
         };
-        match client.shared().poll_ready(cx) {
+        match client.shared().poll_ready(cx, &mut key) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(client)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                self.step = Step::Wait(client);
+                self.step = Step::Wait(client, key);
                 Poll::Pending
             }
+        }
+    }
+}
+
+impl Drop for Connect {
+    fn drop(&mut self) {
+        if let Step::Wait(client, Some(key)) = &self.step {
+            client.shared().stop_waiting(*key);
         }
     }
 }
@@ -66,7 +75,7 @@ impl fmt::Debug for Connect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.step {
             Step::Begin(_) => "Connect(not begun)",
-            Step::Wait(_) => "Connect(waiting)",
+            Step::Wait(..) => "Connect(waiting)",
             Step::Done => "Connect(done)",
         })
     }

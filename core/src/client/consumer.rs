@@ -13,7 +13,7 @@ use std::{
 use futures::{
     FutureExt as _, Stream, StreamExt,
     future::poll_fn,
-    stream::{FusedStream, FuturesUnordered},
+    stream::{FusedStream, FuturesUnordered, Next},
 };
 
 use super::{
@@ -21,6 +21,7 @@ use super::{
     delivery::{Acker, Delivery, Parcel, Received},
     events::EventHub,
     link::{Control, Hold},
+    waiting::Place,
 };
 use crate::{event::EndReason, session::Report};
 
@@ -127,8 +128,9 @@ impl<K: Kind> Consumer<K> {
     /// # Cancel safety
     ///
     /// Dropping the future loses no delivery.
-    pub async fn next(&mut self) -> Option<K::Item> {
-        StreamExt::next(self).await
+    #[expect(clippy::should_implement_trait, reason = "the word that every stream has")]
+    pub fn next(&mut self) -> Next<'_, Self> {
+        StreamExt::next(self)
     }
 
     /// Up to `max` deliveries at once: as soon as so many are there, or `linger` after the first;
@@ -196,7 +198,8 @@ impl<K: Kind> Consumer<K> {
     /// The consumer closes even if the future is dropped once it was polled.
     pub async fn close(&mut self) -> Report {
         self.begin_close();
-        poll_fn(|cx| self.shared.poll_ended(cx)).await
+        let mut place = Place::new(|key| self.shared.stop_awaiting_end(key));
+        poll_fn(|cx| self.shared.poll_ended(cx, &mut place.key)).await
     }
 
     fn begin_close(&self) {
@@ -210,7 +213,8 @@ impl Consumer<Manual> {
     /// Waits until everything settled so far is written, or belongs to a channel that is gone.
     pub async fn settled(&self) {
         let target = self.shared.settle_target();
-        poll_fn(|cx| self.shared.poll_settled(cx, target)).await;
+        let mut place = Place::new(|key| self.shared.stop_awaiting_settled(key));
+        poll_fn(|cx| self.shared.poll_settled(cx, target, &mut place.key)).await;
     }
 
     /// Calls `handler` for each delivery, up to `concurrency` at a time, until the stream ends;
@@ -345,6 +349,7 @@ impl<K: Kind> FusedStream for Consumer<K> {
 impl<K: Kind> Drop for Consumer<K> {
     fn drop(&mut self) {
         self.begin_close();
+        self.shared.abandon();
     }
 }
 
@@ -380,13 +385,15 @@ impl ConsumerHandle {
     /// The consumer closes even if the future is dropped once it was polled.
     pub async fn close(&self) -> Report {
         self.begin_close();
-        poll_fn(|cx| self.shared.poll_ended(cx)).await
+        let mut place = Place::new(|key| self.shared.stop_awaiting_end(key));
+        poll_fn(|cx| self.shared.poll_ended(cx, &mut place.key)).await
     }
 
     /// Waits until everything settled so far is written, or belongs to a channel that is gone.
     pub async fn settled(&self) {
         let target = self.shared.settle_target();
-        poll_fn(|cx| self.shared.poll_settled(cx, target)).await;
+        let mut place = Place::new(|key| self.shared.stop_awaiting_settled(key));
+        poll_fn(|cx| self.shared.poll_settled(cx, target, &mut place.key)).await;
     }
 
     fn begin_close(&self) {

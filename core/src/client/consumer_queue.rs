@@ -3,10 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -15,7 +12,8 @@ use super::{
     delivery::{Parcel, Settle},
     link::DriverLink,
     settles::SettleLog,
-    sync::lock,
+    sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
+    waiting::Waiting,
 };
 use crate::{
     config::ConsumerConfig,
@@ -63,9 +61,11 @@ struct Inbox {
     /// It is closing, and why: what the application has not seen is handed back.
     closing: Option<EndReason>,
     ended: Option<(EndReason, Report)>,
+    /// The consumer is gone: nobody reads what is queued.
+    unread: bool,
     stream: Option<Waker>,
     /// Who waits for the end.
-    closers: Vec<Waker>,
+    closers: Waiting,
     linger: Linger,
 }
 
@@ -127,7 +127,10 @@ impl ConsumerShared {
         settlement: Settlement,
         through: bool,
     ) -> Settle {
-        if generation < self.valid_from.load(Ordering::Acquire) {
+        let stale = generation < self.valid_from.load(Ordering::Acquire);
+        #[cfg(feature = "sabotage")]
+        let stale = stale && !crate::sabotage::is(crate::sabotage::Sabotage::AcksWithoutGeneration);
+        if stale {
             return Settle::Stale;
         }
         let noted = self.settles.note(generation, tag, settlement, through);
@@ -251,6 +254,16 @@ impl ConsumerShared {
         first && self.link.is_some()
     }
 
+    /// The consumer is gone. What is queued would keep its queue in memory, and so itself.
+    pub(crate) fn abandon(&self) {
+        let mut inbox = lock(&self.inbox);
+        inbox.unread = true;
+        inbox.queued = 0;
+        let unread = std::mem::take(&mut inbox.parcels);
+        drop(inbox);
+        drop(unread);
+    }
+
     /// So many deliveries of the batch taken last were handed out.
     #[inline]
     pub(crate) fn set_shown(&self, shown: usize) {
@@ -286,15 +299,22 @@ impl ConsumerShared {
     }
 
     /// Ready once the consumer has ended.
-    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> Poll<Report> {
+    /// `key` is the future's own, once it waits.
+    pub(crate) fn poll_ended(&self, cx: &Context<'_>, key: &mut Option<u64>) -> Poll<Report> {
         let mut inbox = lock(&self.inbox);
         if let Some((_, report)) = &inbox.ended {
             return Poll::Ready(*report);
         }
-        if !inbox.closers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            inbox.closers.push(cx.waker().clone());
-        }
+        let old = inbox.closers.wait(key, cx.waker());
+        drop(inbox);
+        drop(old);
         Poll::Pending
+    }
+
+    /// A future that waited for the end was dropped.
+    pub(crate) fn stop_awaiting_end(&self, key: u64) {
+        let waker = lock(&self.inbox).closers.leave(key);
+        drop(waker);
     }
 
     /// How many settlements have to be written for all of those made until now.
@@ -303,8 +323,27 @@ impl ConsumerShared {
     }
 
     /// Ready once so many settlements are written, or never will be.
-    pub(crate) fn poll_settled(&self, cx: &Context<'_>, target: u64) -> Poll<()> {
-        self.settles.lock().poll_written(cx, target)
+    /// `key` is the future's own, once it waits.
+    pub(crate) fn poll_settled(
+        &self,
+        cx: &Context<'_>,
+        target: u64,
+        key: &mut Option<u64>,
+    ) -> Poll<()> {
+        let mut settles = self.settles.lock();
+        if settles.is_written(target) {
+            return Poll::Ready(());
+        }
+        let old = settles.waiting().wait(key, cx.waker());
+        drop(settles);
+        drop(old);
+        Poll::Pending
+    }
+
+    /// A future that waited for settlements to be written was dropped.
+    pub(crate) fn stop_awaiting_settled(&self, key: u64) {
+        let waker = self.settles.lock().waiting().leave(key);
+        drop(waker);
     }
 
     // ---- for the driver -------------------------------------------------------------------------
@@ -323,6 +362,9 @@ impl ConsumerShared {
             }
         } else if inbox.closing.is_some() {
             self.consumed.fetch_add(batch.weight(), Ordering::AcqRel);
+        }
+        if inbox.unread {
+            return None;
         }
         inbox.queued += batch.len();
         inbox.parcels.push_back(Arc::new(Parcel { batch, consumer: Arc::clone(self) }));
@@ -418,7 +460,7 @@ impl ConsumerShared {
             inbox.queued = 0;
         }
         wakers.extend(inbox.stream.take());
-        wakers.append(&mut inbox.closers);
+        wakers.extend(inbox.closers.take());
     }
 
     /// Belongs to no client.

@@ -386,3 +386,21 @@ fn run_keeps_to_its_concurrency_and_finishes_what_it_began() {
     shared.end(EndReason::Closed, 0, &mut Vec::new());
     assert_eq!(poll(), Some(EndReason::Closed));
 }
+
+/// What is queued holds its consumer, and the consumer holds its queue.
+#[test]
+fn f29_a_no_ack_consumer_that_is_dropped_keeps_nothing_in_memory() {
+    let World { shared, consumer, link: _link, events: _events } = {
+        let world = no_ack();
+        world.push(1, 1, &["a", "b"]);
+        world
+    };
+    let weak = Arc::downgrade(&shared);
+    drop(consumer);
+    let mut batch = Batch::new(1);
+    batch.push(3, false, &[0, 0], &[0, 0], b"late");
+    assert!(shared.push(Arc::new(batch)).is_none());
+    assert_eq!(shared.queued(), 0);
+    drop(shared);
+    assert!(weak.upgrade().is_none());
+}

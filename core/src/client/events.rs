@@ -4,16 +4,19 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
-use futures::{Stream, StreamExt, stream::FusedStream};
+use futures::{
+    Stream, StreamExt,
+    stream::{FusedStream, Next},
+};
 
-use crate::{client::sync::lock, event::Event};
+use crate::{
+    client::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
+    event::Event,
+};
 
 /// How many events wait for one reader.
 const CAPACITY: usize = 1024;
@@ -70,8 +73,9 @@ impl Events {
     /// # Cancel safety
     ///
     /// Dropping the future loses no event.
-    pub async fn next(&mut self) -> Option<Event> {
-        StreamExt::next(self).await
+    #[expect(clippy::should_implement_trait, reason = "the word that every stream has")]
+    pub fn next(&mut self) -> Next<'_, Self> {
+        StreamExt::next(self)
     }
 }
 

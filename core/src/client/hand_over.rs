@@ -6,22 +6,11 @@
 //! Whatever that word cannot decide takes the slow path, under a lock: waiting, refusing, evicting.
 #![expect(clippy::disallowed_types, reason = "publishers and the driver share it")]
 
-use std::{
-    collections::VecDeque,
-    mem,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
-    },
-    task::Waker,
-    time::Duration,
-};
-
-use crossbeam_queue::SegQueue;
+use std::{collections::VecDeque, mem, sync::Arc, task::Waker, time::Duration};
 
 use super::{
     account::{self, Account},
-    sync::lock,
+    sync::{AtomicBool, AtomicI64, AtomicU64, Mutex, Ordering, SegQueue, lock},
     waiters::{Amount, Line, Refusal, Turn},
 };
 use crate::{
@@ -35,7 +24,7 @@ use crate::{
 
 /// Messages over capacity that a `DropOldest` producer hands over before the session, which evicts
 /// as many, has taken them.
-pub(crate) const BURST: u64 = 1024;
+pub(crate) const BURST: u64 = if cfg!(all(loom, test)) { 1 } else { 1024 };
 
 /// What became of an attempt to be admitted.
 #[derive(Debug)]
@@ -145,7 +134,12 @@ impl HandOver {
 
     /// Admits, refuses or queues up a message that [`HandOver::admit`] did not admit.
     #[cold]
-    pub(crate) fn admit_slowly(&self, bytes: u64, attempt: Attempt<'_>) -> Admission {
+    pub(crate) fn admit_slowly(
+        &self,
+        bytes: u64,
+        attempt: Attempt<'_>,
+        state: impl FnOnce() -> Arc<State>,
+    ) -> Admission {
         let mut wakers = Vec::new();
         let mut slow = lock(&self.slow);
         let waker = match attempt {
@@ -158,8 +152,11 @@ impl HandOver {
         };
         let refusal = if slow.line.closed {
             Refusal::Closed
-        } else if let Some(state) = &slow.line.offline {
-            Refusal::Offline(state.clone())
+        } else if let Some(state) = slow.line.offline.then(state)
+            // Once it is connected again, the producer is about to be told.
+            && !state.is_connected()
+        {
+            Refusal::Offline(state)
         } else {
             if !slow.line.is_occupied()
                 && let Some(sequence) =
@@ -296,9 +293,9 @@ impl HandOver {
         let may_evict = flow.may_evict && self.policy == BufferPolicy::DropOldest;
         self.may_evict.store(may_evict, Ordering::Relaxed);
         if self.refuse_offline {
-            slow.line.offline = flow.offline.then(state);
-            if let Some(state) = slow.line.offline.clone() {
-                slow.line.refuse_all(&Refusal::Offline(state), &mut wakers);
+            slow.line.offline = flow.offline;
+            if flow.offline {
+                slow.line.refuse_all(&Refusal::Offline(state()), &mut wakers);
             }
         }
         self.grant(&mut slow.line, &mut wakers);
@@ -337,12 +334,20 @@ impl HandOver {
         self.timeout.and_then(|_| lock(&self.slow).line.next_deadline())
     }
 
-    /// Completes the session's half of the account. What is handed over and not taken yet counts as
-    /// accepted and queued. Only the driver may call it, after giving the session all that it took.
-    pub(crate) fn snapshot(&self, mut stats: ProducerStats) -> ProducerStats {
+    /// What was ever taken (bytes modulo): what a half of the account is as of. For the driver.
+    pub(crate) fn taken(&self) -> Amount {
+        Amount {
+            messages: self.taken.load(Ordering::Relaxed),
+            bytes: self.taken_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Completes the session's half of the account, in which so much had been taken. What was
+    /// accepted since then counts as queued.
+    pub(crate) fn complete(&self, mut stats: ProducerStats, taken: Amount) -> ProducerStats {
         let slow = lock(&self.slow);
-        let handed = self.account.read().accepted - self.taken.load(Ordering::Relaxed);
-        let handed_bytes = self.account.bytes_since(self.taken_bytes.load(Ordering::Relaxed));
+        let handed = self.account.read().accepted - taken.messages;
+        let handed_bytes = self.account.bytes_since(taken.bytes);
         stats.accepted += handed;
         stats.queued += handed;
         stats.queued_bytes += handed_bytes;

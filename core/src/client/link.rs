@@ -1,20 +1,14 @@
 //! What all handles of one client share with its driver: the way to wake it, and to ask it things.
 #![expect(clippy::disallowed_types, reason = "handles and driver share state between threads")]
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
-    },
-    task::Context,
-    time::Duration,
+use std::{fmt, sync::Arc, task::Context, time::Duration};
+
+use futures::channel::oneshot;
+
+use super::sync::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, AtomicWaker, Mutex, Ordering, SegQueue, fence,
+    lock,
 };
-
-use crossbeam_queue::SegQueue;
-use futures::{channel::oneshot, task::AtomicWaker};
-
-use super::sync::lock;
 use crate::{
     client::{
         hooks::Hooks,
@@ -75,6 +69,8 @@ pub(crate) enum Control {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Arc<QueueState>, DeclareError>>,
     },
+    /// Somebody no longer waits for an answer: forget what nobody waits for.
+    Forget,
     /// Close the client: drain, then close the connections.
     Shutdown {
         /// After this long, what is left is given up.
@@ -90,6 +86,7 @@ impl fmt::Debug for Control {
             Self::OpenConsumer { .. } => "OpenConsumer",
             Self::CloseConsumer { .. } => "CloseConsumer",
             Self::Declare { .. } => "Declare",
+            Self::Forget => "Forget",
             Self::Shutdown { .. } => "Shutdown",
         })
     }
@@ -159,9 +156,16 @@ impl DriverLink {
     #[inline]
     pub(crate) fn wake(&self) {
         fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+        // Whoever comes second writes nothing: loom would take a swap's second `false` for one that
+        // may come after the driver's next `true`.
+        if self.asleep.load(Ordering::Relaxed)
+            && self
+                .asleep
+                .compare_exchange(true, false, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        {
             #[cfg(feature = "sabotage")]
-            if crate::sabotage::loses_wake_up() {
+            if crate::sabotage::count(crate::sabotage::Sabotage::LostWakeUp) >= Some(50) {
                 return;
             }
             self.waker.wake();
@@ -271,6 +275,8 @@ impl DriverLink {
         self.gone.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         self.drop_controls();
+        // It would keep the driver's task in memory for as long as anybody holds a handle.
+        drop(self.waker.take());
     }
 
     fn drop_controls(&self) {

@@ -1,6 +1,7 @@
 //! The handles that applications hold, and what they share with the driver. All wakers live here.
 
 mod account;
+mod answer;
 mod builders;
 #[expect(clippy::module_inception, reason = "the client itself")]
 mod client;
@@ -30,6 +31,7 @@ pub(crate) mod sync;
 mod tests;
 mod unwanted;
 pub(crate) mod waiters;
+mod waiting;
 
 pub use builders::{ConsumerBuilder, ProducerBuilder};
 pub use client::{Client, Health};

@@ -51,8 +51,12 @@ impl OpenedConsumer {
 
 impl Drop for OpenedConsumer {
     fn drop(&mut self) {
-        if !mem::replace(&mut self.kept, true) && self.shared.begin_close() {
+        if mem::replace(&mut self.kept, true) {
+            return;
+        }
+        if self.shared.begin_close() {
             self.link.request(Control::CloseConsumer { consumer: self.shared.id() });
         }
+        self.shared.abandon();
     }
 }

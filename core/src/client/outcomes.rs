@@ -8,14 +8,14 @@
 use std::{
     collections::BTreeMap,
     mem,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Poll, Waker},
 };
 
-use super::{sync::lock, unwanted::Unwanted, waiters::store};
+use super::{
+    sync::{AtomicU64, Mutex, Ordering, lock},
+    unwanted::Unwanted,
+    waiters::store,
+};
 use crate::{
     error::NotConfirmed,
     event::{UnknownReason, Verdict},

@@ -203,7 +203,8 @@ impl<M: Mode> Producer<M> {
         usize::try_from(self.shared.in_flight()).unwrap_or(usize::MAX)
     }
 
-    /// This producer's account, as of the driver's last turn: one whole snapshot.
+    /// This producer's account, in which the law holds: what was offered as of now, the outcomes as
+    /// of the driver's last turn.
     #[must_use]
     pub fn stats(&self) -> ProducerStats {
         self.shared.stats()

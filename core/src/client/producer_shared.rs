@@ -1,19 +1,13 @@
 //! What the handles of one producer share with the driver.
 #![expect(clippy::disallowed_types, reason = "handles and driver share it")]
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    task::Waker,
-};
+use std::{sync::Arc, task::Waker};
 
 use super::{
     hand_over::{Admission, Attempt, HandOver},
     link::{Control, DriverLink},
     outcomes::Outcomes,
-    sync::lock,
+    sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock, yield_now},
     waiters::Amount,
 };
 use crate::{
@@ -42,7 +36,8 @@ pub(crate) struct ProducerShared {
     limits: PublishLimits,
     hand_over: HandOver,
     outcomes: Arc<Outcomes>,
-    stats: Mutex<ProducerStats>,
+    /// The session's half of the account, and how much had been taken then.
+    stats: Mutex<(ProducerStats, Amount)>,
     in_flight: AtomicU64,
     /// The exchange and routing key, for `Debug` and labels.
     config: ProducerConfig,
@@ -112,7 +107,8 @@ impl ProducerShared {
 
     /// Admits a message that was checked, or says why not.
     pub(super) fn admit_slowly(&self, message: &Message, attempt: Attempt<'_>) -> Admission {
-        let admission = self.hand_over.admit_slowly(message.body().len() as u64, attempt);
+        let state = || self.link.state();
+        let admission = self.hand_over.admit_slowly(message.body().len() as u64, attempt, state);
         if let Admission::Waiting { tell: true, .. } = admission {
             self.link.notify(self.id);
         }
@@ -144,9 +140,10 @@ impl ProducerShared {
         }
     }
 
-    /// The account as of the driver's last turn.
+    /// The account: admission as of now, outcomes as of the driver's last turn.
     pub(super) fn stats(&self) -> ProducerStats {
-        *lock(&self.stats)
+        let (session, taken) = *lock(&self.stats);
+        self.hand_over.complete(session, taken)
     }
 
     /// Messages in flight as of the driver's last turn.
@@ -182,7 +179,7 @@ impl ProducerShared {
             if self.hand_over.is_drained() {
                 return;
             }
-            std::thread::yield_now();
+            yield_now();
         }
     }
 
@@ -231,15 +228,15 @@ impl ProducerShared {
     /// Completes the session's half of the account with the admission's: the law holds in it. Call it
     /// after giving the session all that was taken.
     pub(crate) fn snapshot(&self, session: ProducerStats) -> ProducerStats {
-        self.hand_over.snapshot(session)
+        self.hand_over.complete(session, self.hand_over.taken())
     }
 
     /// Publishes the snapshot made of the session's half of the account, and returns it.
     pub(crate) fn publish_stats(&self, session: ProducerStats) -> ProducerStats {
-        let stats = self.snapshot(session);
-        self.in_flight.store(stats.in_flight, Ordering::Relaxed);
-        *lock(&self.stats) = stats;
-        stats
+        let taken = self.hand_over.taken();
+        self.in_flight.store(session.in_flight, Ordering::Relaxed);
+        *lock(&self.stats) = (session, taken);
+        self.hand_over.complete(session, taken)
     }
 
     /// The earliest deadline of those who wait. Ask after `expire`.

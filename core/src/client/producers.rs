@@ -121,6 +121,8 @@ impl Producers {
             self.closing.insert(producer);
         }
         if let Some(closing) = &mut entry.closing {
+            // Some no longer wait, perhaps.
+            closing.replies.retain(|reply| !reply.is_canceled());
             closing.replies.extend(reply);
         }
         if let Some(deadline) = deadline {

@@ -1,17 +1,20 @@
 //! Declaring queues, and naming them.
 #![expect(clippy::disallowed_types, reason = "a queue's name follows a rename by the driver")]
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
-use futures::channel::oneshot;
-
-use super::{link::Control, link::Hold, sync::lock};
+use super::{
+    answer::Answer,
+    link::Control,
+    link::Hold,
+    sync::{Mutex, lock},
+};
 use crate::{
     config::QueueConfig,
     error::{DeclareError, NameTooLong},
     session::DeclaredQueue,
 };
+use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 
 /// What is known of a declared queue.
 #[derive(Debug)]
@@ -168,11 +171,11 @@ impl QueueBuilder {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels nothing that was sent: the queue may be declared nevertheless.
+    /// Dropping the future withdraws the declaration if it was not sent yet. If it was, the queue may
+    /// be declared (and declared again after every reconnect) nevertheless.
     pub async fn declare(self) -> Result<Queue, DeclareError> {
         let config = Box::new(self.config?);
-        let (reply, answer) = oneshot::channel();
-        self.hold.link().request(Control::Declare { config, reply });
+        let answer = Answer::ask(self.hold.link(), |reply| Control::Declare { config, reply });
         answer.await.unwrap_or(Err(DeclareError::Closed)).map(Queue)
     }
 }

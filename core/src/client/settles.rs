@@ -1,15 +1,13 @@
 //! What an application settled, in runs, until the driver takes it.
 #![expect(clippy::disallowed_types, reason = "deliveries and the driver share it")]
 
-use std::{
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll, Waker},
-};
+use std::task::Waker;
 
-use super::{delivery::Settle, sync::lock};
+use super::{
+    delivery::Settle,
+    sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock},
+    waiting::Waiting,
+};
 use crate::{
     consume::{SettleRun, Settlement},
     publish::SettledSet,
@@ -100,7 +98,7 @@ pub(crate) struct Settles {
     taken: u64,
     /// Of these, how many are written.
     written: u64,
-    waiting: Vec<Waker>,
+    waiting: Waiting,
 }
 
 impl Settles {
@@ -186,19 +184,19 @@ impl Settles {
         self.taken + self.runs.len() as u64
     }
 
-    pub(crate) fn poll_written(&mut self, cx: &Context<'_>, target: u64) -> Poll<()> {
-        if self.written >= target {
-            return Poll::Ready(());
-        }
-        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.waiting.push(cx.waker().clone());
-        }
-        Poll::Pending
+    /// Whether so many runs are written.
+    pub(crate) const fn is_written(&self, target: u64) -> bool {
+        self.written >= target
+    }
+
+    /// Those who wait for runs to be written.
+    pub(crate) const fn waiting(&mut self) -> &mut Waiting {
+        &mut self.waiting
     }
 
     pub(crate) fn written(&mut self, written: u64, wakers: &mut Vec<Waker>) {
         self.written = self.written.max(written);
-        wakers.append(&mut self.waiting);
+        wakers.extend(self.waiting.take());
     }
 }
 
@@ -326,10 +324,9 @@ mod tests {
 
     #[test]
     fn settled_waits_for_runs_taken_and_not_taken() {
-        let mut cx = Context::from_waker(Waker::noop());
-        let cx = &mut cx;
+        let mut key = None;
         let mut settles = Settles::default();
-        assert!(settles.poll_written(cx, settles.target()).is_ready());
+        assert!(settles.is_written(settles.target()));
         settles.note(1, 1, Settlement::Ack, false);
         runs(&mut settles);
         settles.note(1, 5, Settlement::Ack, false);
@@ -337,10 +334,11 @@ mod tests {
         // Joins the run that is waiting: the target stays.
         settles.note(1, 6, Settlement::Ack, false);
         settles.written(1, &mut Vec::new());
-        assert!(settles.poll_written(cx, target).is_pending());
+        assert!(!settles.is_written(target));
+        settles.waiting().wait(&mut key, Waker::noop());
         let mut woken = Vec::new();
         settles.written(2, &mut woken);
         assert_eq!(woken.len(), 1);
-        assert!(settles.poll_written(cx, target).is_ready());
+        assert!(settles.is_written(target));
     }
 }

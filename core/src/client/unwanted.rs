@@ -4,9 +4,7 @@
 //! latest run of neighbours is one word that grows by one compare-and-swap a receipt, without a lock.
 //! A number that does not fit pushes the run so far into a lock-free queue, and begins another.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crossbeam_queue::SegQueue;
+use super::sync::{AtomicU64, Ordering, SegQueue};
 
 /// The word: `[length: 24 | last number: 40, modulo]`; 0 is no run.
 const LAST_BITS: u32 = 40;

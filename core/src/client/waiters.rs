@@ -83,7 +83,7 @@ struct Entry {
 pub(crate) struct Line {
     pub(crate) closed: bool,
     /// There is no connection, and the producer was told to refuse then.
-    pub(crate) offline: Option<Arc<State>>,
+    pub(crate) offline: bool,
     pub(crate) counts: Admissions,
     /// Futures at their fairness yield: they wait, but not for room.
     pub(crate) yielding: u64,
@@ -102,7 +102,7 @@ pub(crate) struct Line {
 impl Line {
     /// Whether newcomers must look here before they are admitted.
     pub(crate) const fn is_needed(&self) -> bool {
-        self.closed || self.offline.is_some() || self.live > 0
+        self.closed || self.offline || self.live > 0
     }
 
     /// Whether somebody waits for room, or was granted it and has not taken it yet.

@@ -29,7 +29,7 @@ pub(crate) enum Expect {
 }
 
 /// Content on its way in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) enum Content {
     #[default]
     None,
@@ -39,14 +39,14 @@ pub(crate) enum Content {
     Body { incoming: Incoming, body: Vec<u8>, missing: u64 },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Incoming {
     Delivery(Arriving),
     Return { reply: Return, properties: Vec<u8> },
 }
 
 /// A delivery whose content is still arriving.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Arriving {
     pub(crate) tag: u64,
     pub(crate) redelivered: bool,
@@ -65,7 +65,7 @@ impl Arriving {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Channel {
     pub(crate) owner: Owner,
     pub(crate) expect: Option<Expect>,
@@ -73,7 +73,7 @@ pub(crate) struct Channel {
 }
 
 /// The channels by number. A number is free again only after close-ok (s16).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Channels {
     /// Index 0 is channel 1.
     slots: Vec<Option<Channel>>,

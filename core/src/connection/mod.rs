@@ -81,7 +81,7 @@ pub(crate) enum Phase {
     Draining(Loss),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) role: Role,
     pub(crate) phase: Phase,
@@ -144,6 +144,21 @@ impl Connection {
 
     pub(crate) const fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether it stood and is being closed, by whichever side, to be opened again.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.was_open
+            && matches!(&self.phase, Phase::Closing(then) | Phase::Draining(then)
+                if *then != Loss::LocalClose && !then.is_fatal())
+    }
+
+    /// Why it does not stand: the loss, known from the first close on.
+    pub(crate) fn cause(&self) -> Option<&Loss> {
+        match &self.phase {
+            Phase::Closing(then) | Phase::Draining(then) if self.is_ending() => Some(then),
+            _ => self.loss.as_ref(),
+        }
     }
 
     /// Whether there is a transport, which may be read and written.

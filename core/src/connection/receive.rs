@@ -8,7 +8,7 @@ const BUSY: usize = 64 << 10;
 /// Bytes received and not decoded yet.
 ///
 /// It grows by doubling when a read fills it, so that it never holds more than twice what arrived.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Receive {
     buffer: Vec<u8>,
     start: usize,

@@ -17,7 +17,7 @@ const IDLE_CAPACITY: usize = 8 << 10;
 ///
 /// Frames are appended whole; the transport takes bytes. `offered` counts what it took, `flushed`
 /// what is surely written (the same on plain TCP).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Transmit {
     tail: Vec<u8>,
     /// Where the next unwritten byte of the tail is.
@@ -34,7 +34,7 @@ pub(crate) struct Transmit {
     flushed: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Cut {
     /// It belongs before this byte of the tail.
     at: usize,

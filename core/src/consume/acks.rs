@@ -56,7 +56,7 @@ const DONE_KEPT: usize = 4096;
 /// Tracks the tags of one channel from 1 on, without a gap: both brokers number them so.
 ///
 /// Its memory is bounded by the deliveries outstanding, however many go by while one is held.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct AckTracker {
     tags: VecDeque<Tag>,
     /// The tag of the front of `tags`.
@@ -206,6 +206,13 @@ impl AckTracker {
                     length = index + 1;
                 }
                 Tag::Done => {}
+                #[cfg(feature = "sabotage")]
+                Tag::Pending(_)
+                    if crate::sabotage::is(crate::sabotage::Sabotage::SettlesSpanned) =>
+                {
+                    count += 1;
+                    length = index + 1;
+                }
                 Tag::Pending(_) | Tag::Outstanding | Tag::Delayed => break,
             }
         }

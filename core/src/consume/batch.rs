@@ -19,6 +19,7 @@ pub(crate) const fn weight(properties: usize, body: usize) -> u64 {
 ///
 /// A delivery is a handle on its batch and an index. Keeping one keeps its batch: at most 32 KiB.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub struct Batch {
     generation: u64,
     entries: Vec<Entry>,
@@ -29,6 +30,7 @@ pub struct Batch {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 struct Entry {
     tag: u64,
     names: u32,

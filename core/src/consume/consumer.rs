@@ -30,6 +30,7 @@ pub(crate) enum ConsumerState {
 /// One channel of a consumer. There can be older ones, cancelled by the broker, that stay until the
 /// deliveries in hand are settled (s31).
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(crate) struct Subscription {
     pub(crate) generation: u64,
     pub(crate) connection: usize,
@@ -42,6 +43,7 @@ pub(crate) struct Subscription {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(crate) struct Consumer {
     pub(crate) config: ConsumerConfig,
     /// Its tag on the current channel.
@@ -121,6 +123,11 @@ impl Consumer {
         self.requeue_delay = self.config.requeue_delay;
     }
 
+    /// Whether nothing of what was settled is still to be written.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.encoded == 0 && !self.subscriptions.iter().any(|s| s.acks.has_pending())
+    }
+
     pub(crate) const fn is_closing(&self) -> bool {
         matches!(self.state, ConsumerState::Closing(_))
     }
@@ -150,6 +157,40 @@ impl Consumer {
     pub(crate) fn delay(&mut self, at: Time, generation: u64, first: u64, last: u64) {
         let place = self.delayed.partition_point(|&(other, ..)| other <= at);
         self.delayed.insert(place, (at, generation, first, last));
+    }
+
+    /// What decides what it does next (see `session::model`).
+    #[cfg(feature = "model")]
+    pub(crate) fn fingerprint(&self, now: Time, stable: Duration) -> impl std::fmt::Debug + '_ {
+        let Self {
+            config: _,
+            tag: _,
+            state,
+            subscriptions,
+            was_active,
+            active_since,
+            backoff,
+            stats: _,
+            settles,
+            settles_written,
+            dirty,
+            queue_bytes,
+            full,
+            requeue_delay,
+            delayed,
+            forgotten_since_event,
+            encoded,
+            abandoned_before: _,
+        } = self;
+        let delayed: Vec<_> = delayed
+            .iter()
+            .map(|&(at, generation, first, last)| (at - now, generation, first, last))
+            .collect();
+        let active_for = active_since.map(|since| (now - since).min(stable));
+        (
+            (state, subscriptions, was_active, active_for, backoff, settles - settles_written),
+            (dirty, queue_bytes, full, requeue_delay, delayed, forgotten_since_event, encoded),
+        )
     }
 
     /// The account, with what the subscriptions know.

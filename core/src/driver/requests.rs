@@ -142,8 +142,29 @@ impl Requests {
                     Err(error) => effects.answer(reply, Err(error)),
                 }
             }
+            Control::Forget => self.forget(core, now),
             Control::Shutdown { deadline } => self.shut_down(deadline, core, now),
         }
+    }
+
+    /// Withdraws whatever nobody waits for any more.
+    fn forget(&mut self, core: &mut Core, now: Time) {
+        let Self { declares, consumers, queues, .. } = self;
+        declares.retain(|&request, reply| {
+            let forgotten = reply.is_canceled();
+            if forgotten {
+                core.session.forget_request(request);
+                queues.remove(&request);
+            }
+            !forgotten
+        });
+        consumers.retain(|&consumer, reply| {
+            let forgotten = reply.is_canceled();
+            if forgotten {
+                core.session.close_consumer(consumer, now);
+            }
+            !forgotten
+        });
     }
 
     fn shut_down(&mut self, deadline: std::time::Duration, core: &mut Core, now: Time) {

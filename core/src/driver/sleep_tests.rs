@@ -93,3 +93,14 @@ fn a_request_that_races_the_drivers_end_is_never_left_waiting() {
         assert!(answer.now_or_never().is_some_and(|answer| answer.is_err()));
     }
 }
+
+/// A waker keeps its task in memory: handles of a closed client must not.
+#[test]
+fn a_driver_that_is_gone_leaves_no_waker_behind() {
+    let link = DriverLink::new(Time::ZERO);
+    let task = Arc::new(Unpark(thread::current()));
+    link.prepare_sleep(&Context::from_waker(&Waker::from(Arc::clone(&task))));
+    assert_eq!(Arc::strong_count(&task), 2);
+    link.driver_gone();
+    assert_eq!(Arc::strong_count(&task), 1);
+}

@@ -1,7 +1,10 @@
 //! A lane: the channel that one or several producers of one mode publish through, across all of its
 //! openings.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use crate::{backoff::Backoff, config::PublishMode, ids::ProducerId, message::Message, time::Time};
 
@@ -41,7 +44,7 @@ pub(crate) struct Partial {
     pub(crate) offset: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lane {
     pub(crate) mode: PublishMode,
     pub(crate) state: LaneState,
@@ -70,11 +73,16 @@ pub(crate) struct Lane {
     pub(crate) backoff: Backoff,
     /// Whether it stands in the session's list of lanes to visit.
     pub(crate) active: bool,
+    /// Tags outstanding that were left behind in front of `tags`, each with the time of its mark.
+    stragglers: BTreeMap<u64, (ProducerId, u64, Option<Time>)>,
     tags: VecDeque<Tag>,
     /// The tag of the front of `tags`.
     base: u64,
     outstanding: usize,
 }
+
+/// So many tags are never sparse enough to be tidied up.
+const SMALL_LANE: usize = 1024;
 
 /// A confirm for a tag that was never sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +108,7 @@ impl Lane {
             marks: VecDeque::new(),
             backoff: Backoff::default(),
             active: false,
+            stragglers: BTreeMap::new(),
             tags: VecDeque::new(),
             base: 1,
             outstanding: 0,
@@ -118,6 +127,13 @@ impl Lane {
     pub(crate) fn assign_tag(&mut self, producer: ProducerId, place: u64) {
         self.tags.push_back(Tag { producer: Some(producer), place });
         self.outstanding += 1;
+        #[cfg(feature = "sabotage")]
+        if let Some(count) = crate::sabotage::count(crate::sabotage::Sabotage::TagsOutOfOrder)
+            && count.is_multiple_of(8)
+            && let [.., before, last] = self.tags.make_contiguous()
+        {
+            std::mem::swap(before, last);
+        }
     }
 
     /// Messages sent on this channel and not confirmed.
@@ -130,7 +146,11 @@ impl Lane {
         if self.outstanding != 1 {
             return None;
         }
-        self.tags.iter().find_map(|tag| tag.producer.map(|producer| (producer, tag.place)))
+        let straggler =
+            self.stragglers.values().next().map(|&(producer, place, _)| (producer, place));
+        straggler.or_else(|| {
+            self.tags.iter().find_map(|tag| tag.producer.map(|producer| (producer, tag.place)))
+        })
     }
 
     /// The broker confirms (or nacks) a tag, or all up to it; tag 0 with `multiple` is everything
@@ -147,8 +167,20 @@ impl Lane {
         if tag == 0 && !multiple || tag >= next {
             return Err(UnknownTag);
         }
+        let before = self.outstanding;
+        if multiple {
+            while let Some(straggler) = self.stragglers.first_entry().filter(|s| *s.key() <= tag) {
+                let (producer, place, _) = straggler.remove();
+                self.outstanding -= 1;
+                settle(producer, place);
+            }
+        } else if let Some((producer, place, _)) = self.stragglers.remove(&tag) {
+            self.outstanding -= 1;
+            settle(producer, place);
+            return Ok(0);
+        }
         if tag < self.base {
-            return Ok(1);
+            return Ok(u64::from(self.outstanding == before));
         }
         if multiple {
             let count = (tag + 1 - self.base) as usize;
@@ -172,9 +204,22 @@ impl Lane {
         Ok(0)
     }
 
-    /// The front is the oldest tag outstanding: [`Self::oldest_sent`] relies on it.
+    /// The front is outstanding: what is settled there goes, and so does what is not, where nearly
+    /// all that follows is settled.
     fn skip_settled(&mut self) {
-        while self.tags.front().is_some_and(|tag| tag.producer.is_none()) {
+        let mut sparse = self.tags.len() > SMALL_LANE && self.tags.len() / 4 > self.outstanding;
+        while let Some(&Tag { producer, place }) = self.tags.front() {
+            sparse = sparse && self.tags.len() / 2 > self.outstanding;
+            if let Some(producer) = producer {
+                if !sparse {
+                    return;
+                }
+                while self.marks.front().is_some_and(|&(_, end)| end <= self.base) {
+                    self.marks.pop_front();
+                }
+                let sent = self.marks.front().map(|&(at, _)| at);
+                self.stragglers.insert(self.base, (producer, place, sent));
+            }
             self.tags.pop_front();
             self.base += 1;
         }
@@ -197,6 +242,9 @@ impl Lane {
         for (at, _) in &mut self.marks {
             *at = now;
         }
+        for (.., sent) in self.stragglers.values_mut() {
+            *sent = sent.map(|_| now);
+        }
     }
 
     /// Messages outstanding for longer than `wait` says for their producer, and when the next one
@@ -207,19 +255,64 @@ impl Lane {
         wait: impl Fn(ProducerId) -> Option<Duration>,
     ) -> (Vec<(ProducerId, u64)>, Option<Time>) {
         let mut marks = self.marks.iter().copied().peekable();
-        let (mut overdue, mut next) = (Vec::new(), None);
-        for (number, tag) in (self.base..).zip(&self.tags) {
+        let stragglers =
+            self.stragglers.values().map(|&(producer, place, sent)| (producer, place, sent));
+        let tags = (self.base..).zip(&self.tags).filter_map(|(number, tag)| {
             while marks.next_if(|&(_, end)| end <= number).is_some() {}
-            let (Some(producer), Some(&(sent, _))) = (tag.producer, marks.peek()) else { continue };
-            let Some(wait) = wait(producer) else { continue };
+            Some((tag.producer?, tag.place, marks.peek().map(|&(sent, _)| sent)))
+        });
+        let (mut overdue, mut next) = (Vec::new(), None);
+        for (producer, place, sent) in stragglers.chain(tags) {
+            let (Some(sent), Some(wait)) = (sent, wait(producer)) else { continue };
             let due = sent + wait;
             if due <= now {
-                overdue.push((producer, tag.place));
+                overdue.push((producer, place));
             } else {
                 next = Some(next.map_or(due, |next: Time| next.min(due)));
             }
         }
         (overdue, next)
+    }
+
+    /// What decides what it does next (see `session::model`).
+    #[cfg(feature = "model")]
+    pub(crate) fn fingerprint(&self, now: Time) -> impl std::fmt::Debug + '_ {
+        let Self {
+            mode: _,
+            state,
+            channel,
+            members,
+            own: _,
+            ready,
+            paused,
+            owed_flow_ok,
+            partial,
+            suspects,
+            offenders,
+            offence,
+            opened_at,
+            timeouts,
+            marks,
+            backoff,
+            active,
+            stragglers,
+            tags,
+            base,
+            outstanding: _,
+        } = self;
+        let stragglers: Vec<_> = stragglers
+            .iter()
+            .map(|(tag, &(producer, place, at))| (*tag, producer, place, at.map(|at| now - at)))
+            .collect();
+        let marks: Vec<_> = marks.iter().map(|&(at, tag)| (now - at, tag)).collect();
+        let partial =
+            partial.as_ref().map(|partial| (partial.producer, partial.place, partial.offset));
+        let open = matches!(state, LaneState::Open).then(|| now - *opened_at);
+        (
+            (state, channel, members, ready, paused, owed_flow_ok, partial),
+            (suspects, offenders, offence, open, timeouts, marks, backoff, active),
+            (stragglers, tags, base),
+        )
     }
 
     /// The channel is gone: its tags mean nothing any more.
@@ -229,6 +322,7 @@ impl Lane {
         self.paused = false;
         self.owed_flow_ok = None;
         self.partial = None;
+        self.stragglers.clear();
         self.tags.clear();
         self.marks.clear();
         self.base = 1;
@@ -288,6 +382,37 @@ mod tests {
         assert_eq!(confirm(&mut lane, 3, true), (vec![], Err(UnknownTag)));
         assert_eq!(confirm(&mut lane, 0, false), (vec![], Err(UnknownTag)));
         assert_eq!(lane.outstanding(), 2);
+    }
+
+    /// A broker may never confirm one message, and all that follow: the tags must not be kept.
+    #[test]
+    fn s19_tags_that_are_left_behind_keep_no_others() {
+        let (mut lane, wait) = (lane(0), Duration::from_secs(1));
+        let time = |n: u64| Time::ZERO + Duration::from_micros(n);
+        let mut longest = 0;
+        for place in 0..50_000 {
+            lane.assign_tag(ProducerId(0), place);
+            lane.note_sent(time(place));
+            if ![0, 700, 5_000].contains(&place) {
+                assert_eq!(confirm(&mut lane, place + 1, false), (vec![place], Ok(0)));
+            }
+            longest = longest.max(lane.tags.len()).max(lane.marks.len());
+        }
+        assert!(longest <= SMALL_LANE + 2, "{longest}");
+        assert_eq!((lane.outstanding(), lane.stragglers.len()), (3, 3));
+        let overdue = lane.overdue(time(700) + wait, |_| Some(wait));
+        let due = |place| (ProducerId(0), place);
+        assert_eq!(overdue, (vec![due(0), due(700)], Some(time(5_000) + wait)));
+        lane.forgive(time(60_000));
+        assert_eq!(lane.overdue(time(60_000), |_| Some(wait)), (vec![], Some(time(60_000) + wait)));
+        // Each form of a confirm still finds them, once.
+        assert_eq!(confirm(&mut lane, 701, false), (vec![700], Ok(0)));
+        assert_eq!(confirm(&mut lane, 701, false), (vec![], Ok(1)));
+        assert_eq!(confirm(&mut lane, 800, true), (vec![0], Ok(0)));
+        assert_eq!(confirm(&mut lane, 800, true), (vec![], Ok(1)));
+        assert_eq!(lane.only_outstanding(), Some(due(5_000)));
+        assert_eq!(confirm(&mut lane, 0, true), (vec![5_000], Ok(0)));
+        assert_eq!(lane.outstanding(), 0);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) enum Outcome {
     Not(Verdict),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Producer {
     pub(crate) config: ProducerConfig,
     pub(crate) ring: Ring,
@@ -296,6 +296,40 @@ impl Producer {
         self.encoder = Encoder::new(&self.config, self.encoder.id, message_ids);
     }
 
+    /// What decides what it does next (see `session::model`).
+    #[cfg(feature = "model")]
+    pub(crate) fn fingerprint(&self, now: Time) -> impl std::fmt::Debug + '_ {
+        let Self {
+            config,
+            ring,
+            lane,
+            stats: _,
+            settled,
+            early,
+            left,
+            left_bytes: _,
+            last_left,
+            flow,
+            stalled,
+            stall_armed,
+            ttl_armed,
+            dirty,
+            ready,
+            gate_open,
+            closing,
+            closed,
+            next_sequence,
+            encoder: _,
+            returns,
+            timeouts,
+        } = self;
+        (
+            (ring.fingerprint(now, config.ttl.is_some()), lane, settled, early, left, flow),
+            (stall_armed.then(|| now - *last_left), stalled, ttl_armed, dirty, ready, gate_open),
+            (closing, closed, next_sequence, returns.keys(), timeouts),
+        )
+    }
+
     #[inline]
     pub(crate) fn accept(&mut self, accepted: Accepted) {
         self.stats.accepted += 1;
@@ -374,7 +408,7 @@ struct Copy<'a> {
 }
 
 /// Encodes a producer's publishes: the common case by copying a prefix that was encoded once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Encoder {
     id: IdPrefix,
     message_ids: bool,

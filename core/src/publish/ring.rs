@@ -1,6 +1,10 @@
 //! One producer's messages: those that wait, and those that are sent and not settled.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{message::Message, publish::Accepted, time::Time};
 
@@ -11,10 +15,17 @@ use crate::{message::Message, publish::Accepted, time::Time};
 /// start, and sending goes on from there. That is the whole resend logic.
 ///
 /// Each message in the window has a *place*, which never changes.
-#[derive(Debug, Default)]
+///
+/// A message that stays unsettled while those after it are settled would keep their slots: such
+/// *stragglers* are set aside, so that memory follows what is in flight, not what was sent since.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ring {
     queue: VecDeque<Accepted>,
     queue_bytes: usize,
+    /// What was left behind in front of the window, by place.
+    stragglers: BTreeMap<u64, Sent>,
+    /// Stragglers from this place on are to be sent again.
+    straggler_cursor: Option<u64>,
     window: VecDeque<Sent>,
     /// The place of the window's front.
     base: u64,
@@ -24,8 +35,11 @@ pub(crate) struct Ring {
     in_flight_bytes: usize,
 }
 
+/// A window of so many slots is never sparse enough to be tidied up.
+const SMALL_WINDOW: usize = 1024;
+
 /// A message in the window.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) sequence: u64,
     pub(crate) routing_key: Option<Arc<str>>,
@@ -79,13 +93,14 @@ impl Ring {
 
     /// Whether something in the window is to be sent again.
     pub(crate) fn has_resend(&self) -> bool {
-        self.window.range(self.cursor..).any(|sent| !sent.settled)
+        self.straggler_cursor.is_some()
+            || self.window.range(self.cursor..).any(|sent| !sent.settled)
     }
 
     /// Whether [`Self::next`] would give something under these caps.
     #[inline]
     pub(crate) fn can_send(&self, max: usize, max_bytes: usize) -> bool {
-        self.cursor < self.window.len() && self.has_resend()
+        (self.cursor < self.window.len() || self.straggler_cursor.is_some()) && self.has_resend()
             || (!self.queue.is_empty() && self.in_flight < max && self.in_flight_bytes < max_bytes)
     }
 
@@ -93,6 +108,16 @@ impl Ring {
     /// what is newly moved into the window (one message more than the bytes allow can be in it).
     #[inline]
     pub(crate) fn next(&mut self, max: usize, max_bytes: usize) -> Option<(u64, &mut Sent, bool)> {
+        if let Some(from) = self.straggler_cursor {
+            let place = self.stragglers.range(from..).next().map(|(&place, _)| place);
+            // The cursor never stands behind the last one.
+            self.straggler_cursor = place
+                .and_then(|place| self.stragglers.range(place + 1..).next())
+                .map(|(&place, _)| place);
+            if let Some(place) = place {
+                return self.stragglers.get_mut(&place).map(|sent| (place, sent, false));
+            }
+        }
         while self.window.get(self.cursor).is_some_and(|sent| sent.settled) {
             self.cursor += 1;
         }
@@ -114,6 +139,10 @@ impl Ring {
                 encoded: 0,
                 settled: false,
             });
+            #[cfg(feature = "sabotage")]
+            if let Some(sent) = self.window.back_mut() {
+                sent.attempts = crate::sabotage::attempts_of(sent.message.body());
+            }
         }
         let place = self.base + self.cursor as u64;
         self.cursor += 1;
@@ -126,17 +155,25 @@ impl Ring {
 
     /// A message in the window that is not settled.
     pub(crate) fn get(&self, place: u64) -> Option<&Sent> {
-        self.window.get(self.index(place)?).filter(|sent| !sent.settled)
+        match self.index(place) {
+            Some(index) => self.window.get(index).filter(|sent| !sent.settled),
+            None => self.stragglers.get(&place),
+        }
     }
 
     pub(crate) fn get_mut(&mut self, place: u64) -> Option<&mut Sent> {
-        let index = self.index(place)?;
-        self.window.get_mut(index).filter(|sent| !sent.settled)
+        match self.index(place) {
+            Some(index) => self.window.get_mut(index).filter(|sent| !sent.settled),
+            None => self.stragglers.get_mut(&place),
+        }
     }
 
     /// Settles the message at this place: its sequence, and the message.
     pub(crate) fn settle(&mut self, place: u64) -> Option<(u64, Message)> {
-        let index = self.index(place)?;
+        let Some(index) = self.index(place) else {
+            let Sent { sequence, message, .. } = self.settle_straggler(place)?;
+            return Some((sequence, message));
+        };
         let sent = self.window.get_mut(index).filter(|sent| !sent.settled)?;
         sent.settled = true;
         let sequence = sent.sequence;
@@ -145,13 +182,54 @@ impl Ring {
         self.in_flight_bytes -= message.body().len();
         if index == 0 {
             self.pop_settled();
+        } else {
+            self.set_stragglers_aside();
         }
         Some((sequence, message))
+    }
+
+    fn settle_straggler(&mut self, place: u64) -> Option<Sent> {
+        let sent = self.stragglers.remove(&place)?;
+        self.in_flight -= 1;
+        self.in_flight_bytes -= sent.message.body().len();
+        if self.straggler_cursor == Some(place) {
+            self.straggler_cursor = self.stragglers.range(place..).next().map(|(&place, _)| place);
+        }
+        Some(sent)
+    }
+
+    /// Where nearly all that was sent is settled and its front is not, the front moves out of the way.
+    fn set_stragglers_aside(&mut self) {
+        if self.window.len() <= SMALL_WINDOW || self.window.len() / 4 <= self.in_flight {
+            return;
+        }
+        // Not what is to be sent again: that stays in order. Tidied up to half of what is allowed, so
+        // that each message is moved at most once between two losses.
+        while self.cursor > 0
+            && self.window.len() / 2 > self.in_flight
+            && let Some(sent) = self.window.pop_front()
+        {
+            if !sent.settled {
+                self.stragglers.insert(self.base, sent);
+            }
+            self.base += 1;
+            self.cursor -= 1;
+        }
+        self.pop_settled();
     }
 
     /// Settles what is unsettled from `first` to `last`, both included, and drops those messages.
     /// Tells their sequence numbers.
     pub(crate) fn settle_run(&mut self, first: u64, last: u64, mut each: impl FnMut(u64)) {
+        if !self.stragglers.is_empty() && first <= last {
+            let places: Vec<_> =
+                self.stragglers.range(first..=last).map(|(&place, _)| place).collect();
+            for place in places {
+                if let Some(sent) = self.settle_straggler(place) {
+                    each(sent.sequence);
+                }
+            }
+        }
         let from = usize::try_from(first.saturating_sub(self.base)).unwrap_or(usize::MAX);
         let Some(last) = last.checked_sub(self.base) else { return };
         let to = usize::try_from(last).map_or(usize::MAX, |last| last.saturating_add(1));
@@ -171,6 +249,8 @@ impl Ring {
         }
         if from == 0 {
             self.pop_settled();
+        } else {
+            self.set_stragglers_aside();
         }
     }
 
@@ -185,7 +265,9 @@ impl Ring {
     /// Unsettled messages sent on the current channel, oldest first.
     pub(crate) fn sent_places(&self) -> impl DoubleEndedIterator<Item = u64> + use<'_> {
         let places = self.base..;
-        self.window.range(..self.cursor).zip_places(places)
+        let behind = self.straggler_cursor.unwrap_or(u64::MAX);
+        let stragglers = self.stragglers.range(..behind).map(|(&place, _)| place);
+        stragglers.chain(self.window.range(..self.cursor).zip_places(places))
     }
 
     /// The channel is gone. Of what was sent on it, the messages before `whole_before` were possibly
@@ -195,18 +277,54 @@ impl Ring {
         for (index, sent) in self.window.range_mut(..self.cursor).enumerate() {
             if base + (index as u64) < whole_before {
                 sent.attempts = sent.attempts.saturating_add(1);
+                #[cfg(feature = "sabotage")]
+                crate::sabotage::note_attempts(sent.message.body(), sent.attempts);
             }
+        }
+        let behind = self.straggler_cursor.unwrap_or(u64::MAX);
+        for (_, sent) in self.stragglers.range_mut(..behind.min(whole_before)) {
+            sent.attempts = sent.attempts.saturating_add(1);
         }
         #[cfg(feature = "sabotage")]
         if crate::sabotage::is(crate::sabotage::Sabotage::NoRewind) {
             return;
         }
         self.cursor = 0;
+        self.straggler_cursor = self.stragglers.keys().next().copied();
+    }
+
+    /// What decides what it does next (see `session::model`): the numbers of the messages that wait,
+    /// those in the window, and how many of these are sent. With a `ttl`, how long each has waited.
+    #[cfg(feature = "model")]
+    pub(crate) fn fingerprint(&self, now: Time, ttl: bool) -> impl std::fmt::Debug + use<> {
+        // Lengths follow from the numbers, counts from the states.
+        let Self {
+            queue,
+            queue_bytes: _,
+            stragglers,
+            straggler_cursor,
+            window,
+            base,
+            cursor,
+            in_flight: _,
+            in_flight_bytes: _,
+        } = self;
+        let queued: Vec<_> = queue.iter().map(|a| (a.sequence, ttl.then(|| now - a.at))).collect();
+        let sent: Vec<_> = stragglers
+            .values()
+            .chain(window)
+            .map(|s| (s.sequence, s.attempts, s.settled, if s.settled { 0 } else { s.encoded }))
+            .collect();
+        (queued, sent, stragglers.len(), *straggler_cursor, *base, *cursor)
     }
 
     /// The first unsettled message in the window, sent or not.
     pub(crate) fn first_in_flight(&self) -> Option<u64> {
-        self.window.iter().position(|sent| !sent.settled).map(|index| self.base + index as u64)
+        let straggler = self.stragglers.keys().next().copied();
+        straggler.or_else(|| {
+            let index = self.window.iter().position(|sent| !sent.settled)?;
+            Some(self.base + index as u64)
+        })
     }
 }
 
@@ -292,6 +410,56 @@ mod tests {
             assert_eq!((run.base, run.window.len()), (singly.base, singly.window.len()));
             assert_eq!(send(&mut run, 9), send(&mut singly, 9), "{first} to {last}");
         }
+    }
+
+    /// A broker may never confirm one message, and all that follow: the window must not keep them.
+    #[test]
+    fn what_is_left_behind_keeps_no_slots_and_is_sent_again_first() {
+        const MANY: u64 = 50_000;
+        let mut ring = ring(MANY);
+        let behind = [0, 1, 700, 5_000];
+        let mut longest = 0;
+        for place in 0..MANY - 2 {
+            assert_eq!(ring.next(100, usize::MAX).unwrap().0, place);
+            if behind.contains(&place) {
+                continue;
+            }
+            // Singly and in runs of one.
+            if place % 2 == 0 {
+                assert_eq!(ring.settle(place).unwrap().0, place + 1);
+            } else {
+                ring.settle_run(place, place, |sequence| assert_eq!(sequence, place + 1));
+            }
+            longest = longest.max(ring.window.len());
+        }
+        assert!(longest <= SMALL_WINDOW + 1 && ring.window.capacity() <= 4 * SMALL_WINDOW);
+        assert_eq!((ring.in_flight(), ring.stragglers.len()), (4, 4));
+        assert_eq!(ring.sent_places().collect::<Vec<_>>(), behind);
+        assert_eq!(ring.first_in_flight(), Some(0));
+        // Two are sent and not settled as the channel goes; of all but the last, whole copies.
+        assert_eq!(send(&mut ring, 100), [MANY - 1, MANY]);
+        ring.rewind(MANY - 1);
+        assert_eq!(ring.sent_places().next(), None);
+        assert!(ring.has_resend() && ring.can_send(0, 0));
+        let (place, sent, fresh) = ring.next(0, 0).unwrap();
+        assert_eq!((place, sent.sequence, sent.attempts, fresh), (0, 1, 1, false));
+        // Cut again before the others were sent again: they count no further attempt.
+        assert_eq!(ring.sent_places().collect::<Vec<_>>(), [0]);
+        ring.rewind(u64::MAX);
+        // Settled while it waits to be sent again.
+        assert_eq!(ring.settle(0).unwrap().0, 1);
+        assert!(ring.settle(0).is_none());
+        let mut attempts = Vec::new();
+        while let Some((_, sent, _)) = ring.next(0, 0) {
+            attempts.push((sent.sequence, sent.attempts));
+        }
+        assert_eq!(attempts, [(2, 1), (701, 1), (5_001, 1), (MANY - 1, 1), (MANY, 0)]);
+        let mut told = Vec::new();
+        ring.settle_run(700, MANY, |sequence| told.push(sequence));
+        assert_eq!(told, [701, 5_001, MANY - 1, MANY]);
+        assert_eq!(ring.get(1).unwrap().sequence, 2);
+        ring.settle(1);
+        assert!(ring.is_empty() && !ring.can_send(0, 0) && ring.in_flight_bytes == 0);
     }
 
     #[test]

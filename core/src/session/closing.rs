@@ -87,6 +87,9 @@ impl Session {
     fn finish_closing(&mut self, loss: Option<Loss>) {
         self.closed = true;
         self.timers.clear();
+        // What was on the wire has its answer already.
+        self.declaring = None;
+        self.control = None;
         self.close_state(loss);
         self.events.push_back(SessionEvent::Closed);
     }

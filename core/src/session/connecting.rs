@@ -204,11 +204,17 @@ impl Session {
             Phase::Open => {
                 connection.close(error.code(), &error.to_string(), Loss::Protocol(error));
                 self.timers.arm(Timer::Close(c), self.now + BROKEN_PEER_WAIT);
+                self.update_state();
+                if c == PUBLISH {
+                    self.refresh_flows();
+                }
             }
-            Phase::Closing(ref then) | Phase::Draining(ref then) => {
+            Phase::Closing(ref then) => {
                 let then = then.clone();
                 self.hang_up(c, then);
             }
+            // What follows the peer's close does not count, right or wrong; it is owed close-ok (s13).
+            Phase::Draining(_) => {}
             // Before the connection is open there is nobody to tell.
             _ => self.hang_up(c, Loss::Protocol(error)),
         }
@@ -304,7 +310,8 @@ impl Session {
         connection.standing = true;
         connection.bare_closes = 0;
         connection.attempts = 0;
-        if std::mem::replace(&mut connection.was_open, true) {
+        let again = std::mem::replace(&mut connection.was_open, true);
+        if again {
             self.closed_stats.reconnects += 1;
         }
         self.timers.cancel(Timer::Handshake(c));
@@ -317,6 +324,9 @@ impl Session {
         }
         self.update_state();
         if c == PUBLISH {
+            if again {
+                self.verify_topology();
+            }
             self.refresh_flows();
             self.open_waiting_lanes();
         }
@@ -340,6 +350,11 @@ impl Session {
             }
             _ => Loss::Closed { code, text, method: (close.class_id, close.method_id) },
         };
+        if connection.transmit.offered() == 0 {
+            // Not even our protocol header is written: close-ok would come in its place.
+            self.hang_up(c, loss);
+            return;
+        }
         connection.answer_close(loss);
         self.timers.arm(Timer::Close(c), self.now + BROKEN_PEER_WAIT);
         // Nothing more is sent here; channels' fate follows when the transport is dropped.

@@ -176,6 +176,13 @@ impl Session {
         let (c, channel) = (subscription.connection, subscription.channel);
         let config = &consumer.config;
         match done {
+            #[cfg(feature = "sabotage")]
+            Expect::OpenOk
+                if consumer.was_active
+                    && crate::sabotage::is(crate::sabotage::Sabotage::QosNotReplayed) =>
+            {
+                self.consumer_step(id, generation, Expect::QosOk);
+            }
             Expect::OpenOk if !config.no_ack => {
                 let qos = basic::Qos { prefetch_count: config.prefetch, global: false };
                 self.call(
@@ -236,13 +243,25 @@ impl Session {
     /// alone. Each call counts as one for [`SessionEvent::SettlesWritten`].
     pub fn settle(&mut self, consumer: ConsumerId, run: SettleRun, now: Time) {
         self.advance(now);
+        let Some(known) = self.consumers.get_mut(consumer.0) else { return };
+        known.settles += 1;
+        self.settle_run(consumer, run);
+    }
+
+    /// Settles a run: for the application, or where nobody is there to take the deliveries.
+    pub(super) fn settle_run(&mut self, id: ConsumerId, run: SettleRun) {
         let now = self.now;
-        let id = consumer;
         let Some(consumer) = self.consumers.get_mut(id.0) else { return };
-        consumer.settles += 1;
         let closing = consumer.is_closing();
         let later = run.settlement == Settlement::RequeueLater;
         let settlement = if later && closing { Settlement::Requeue } else { run.settlement };
+        #[cfg(feature = "sabotage")]
+        let run = if crate::sabotage::is(crate::sabotage::Sabotage::AcksWithoutGeneration) {
+            let latest = consumer.subscriptions.last().map_or(0, |latest| latest.generation);
+            SettleRun { generation: latest, ..run }
+        } else {
+            run
+        };
         let Some(subscription) = consumer.subscription_mut(run.generation) else {
             self.note_settles(id);
             return;
@@ -272,7 +291,7 @@ impl Session {
     /// The consumer has settlements to encode, or a call of `settle` to confirm.
     fn note_settles(&mut self, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id.0) else { return };
-        if consumer.encoded == 0 && !consumer.subscriptions.iter().any(|s| s.acks.has_pending()) {
+        if consumer.is_settled() {
             // Nothing of it has to be written (any more). What is put off was not settled by anybody.
             let settles = consumer.settles;
             self.settlements_written(id, acks::Settled::default(), settles);
@@ -334,13 +353,18 @@ impl Session {
             let mut records = Vec::new();
             for subscription in &mut consumer.subscriptions {
                 let (channel, acks) = (subscription.channel, &mut subscription.acks);
-                let mut settled = acks::Settled::default();
-                connection.transmit.append(|out| settled = acks.encode(out, channel, OUTPUT_LIMIT));
-                more |= acks.has_pending();
-                if settled.total() > 0 {
+                // Frame by frame: a loss in the middle abandons only what was not written.
+                let limit = connection.transmit.enqueued() + OUTPUT_LIMIT as u64;
+                while acks.has_pending() && connection.transmit.enqueued() < limit {
+                    let mut settled = acks::Settled::default();
+                    connection.transmit.append(|out| settled = acks.encode(out, channel, 1));
+                    if settled.total() == 0 {
+                        break;
+                    }
                     let end = connection.transmit.enqueued();
                     records.push((end, subscription.generation, settled));
                 }
+                more |= acks.has_pending();
             }
             consumer.dirty = more;
             if more {
@@ -379,6 +403,8 @@ impl Session {
         consumer.stats.requeued += settled.requeued;
         consumer.stats.rejected += settled.rejected;
         consumer.encoded -= settled.total().min(consumer.encoded);
+        // With nothing left to write, calls that came since are covered, too: they were of no effect.
+        let settles = if consumer.is_settled() { consumer.settles } else { settles };
         if settles > consumer.settles_written {
             consumer.settles_written = settles;
             self.events.push_back(SessionEvent::SettlesWritten { consumer: id, settles });
@@ -570,7 +596,8 @@ impl Session {
         });
     }
 
-    /// Settlements that are encoded for a channel that is gone never count.
+    /// Settlements that are encoded for a channel that the broker has closed never count. Those on older
+    /// channels do: they are written ahead of our own close.
     fn forget_settlements(&mut self, id: ConsumerId, generation: u64) {
         let Some(c) = self
             .consumers
@@ -586,7 +613,7 @@ impl Session {
                 if let What::Settlements { consumer, generation: of, settled, .. } =
                     &mut appended.what
                     && *consumer == id
-                    && *of <= generation
+                    && *of == generation
                 {
                     lost.push(std::mem::take(settled));
                 }

@@ -7,10 +7,13 @@ use amq_protocol::{
     types::ShortString,
 };
 
-use super::{DeclaredQueue, Session, SessionEvent, timer::Timer};
+use super::{DeclaredQueue, PUBLISH, Session, SessionEvent, timer::Timer};
 use crate::{
     config::{QueueConfig, check_name},
-    connection::channel::{Expect, Owner},
+    connection::{
+        Connection,
+        channel::{Expect, Owner},
+    },
     error::DeclareError,
     event::Event,
     ids::RequestId,
@@ -61,10 +64,13 @@ impl Session {
         Ok(request)
     }
 
-    /// Nobody waits for this declaration, or holds its queue, any more. It still takes effect.
+    /// Nobody waits for this declaration, or holds its queue, any more. What was not sent is
+    /// withdrawn; what was still takes effect, and nobody is told.
     pub fn forget_request(&mut self, request: RequestId) {
-        self.requests.remove(&request);
-        self.timers.cancel(Timer::Request(request));
+        if self.requests.remove(&request).is_some() {
+            self.timers.cancel(Timer::Request(request));
+            self.topology.withdraw(request);
+        }
         self.topology.forget_request(request);
     }
 
@@ -75,7 +81,7 @@ impl Session {
         let result = Err(DeclareError::TimedOut { queue, after, state });
         self.events.push_back(SessionEvent::Declared { request, result });
         // On the wire it stays: its reply is swallowed (s17). Before that it is withdrawn.
-        self.topology.todo.retain(|declaration| declaration.why != Why::Request(request));
+        self.topology.withdraw(request);
     }
 
     fn reply(&mut self, request: RequestId, result: Result<DeclaredQueue, DeclareError>) {
@@ -230,12 +236,25 @@ impl Session {
         self.control = None;
         self.timers.cancel(Timer::Redeclare);
         if let Some(declaration) = self.declaring.take()
-            && matches!(declaration.why, Why::Request(_))
+            && let Why::Request(request) = declaration.why
+            && self.requests.contains_key(&request)
         {
             self.topology.todo.push_front(declaration);
         }
         self.topology.replay();
         self.refresh_gates();
+    }
+
+    /// The publishing connection is back, and the one that declares has not been lost, as far as is
+    /// known. If the broker was restarted that is to come, and transient queues are gone: an answer
+    /// over that connection, asked for now, says that they are not (s37).
+    pub(super) fn verify_topology(&mut self) {
+        let declares = self.connections.get(self.consuming());
+        if self.consuming() != PUBLISH && declares.is_some_and(Connection::is_open) {
+            self.topology.verify();
+            self.refresh_gates();
+            self.pump_control();
+        }
     }
 
     /// A consumer of this queue ended. An auto-delete queue goes with its last one, and is not

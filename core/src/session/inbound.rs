@@ -27,11 +27,14 @@ use crate::{
 /// Bodies from this length on become `Bytes` of their own instead of being copied into a batch.
 const LARGE_BODY: usize = 16 << 10;
 
-/// The reply code for a tag that does not exist, as brokers use it.
-const PRECONDITION_FAILED: u16 = 406;
+/// Deliveries that a consumer with this prefetch may hold before its broker counts as one that knows
+/// no prefetch (s35). Twice as many, and some, so that none which merely counts otherwise is cut off.
+const fn held_at_most(prefetch: u16) -> usize {
+    prefetch as usize * 2 + 128
+}
 
-/// What a body gets reserved at its header, however much is announced: the rest as it arrives.
-const FIRST_RESERVE: usize = 64 << 10;
+// The reply code for a tag that does not exist, as brokers use it.
+const PRECONDITION_FAILED: u16 = 406;
 
 impl Session {
     /// `n` bytes were read into the front of [`receive_buffer`](Self::receive_buffer).
@@ -322,7 +325,7 @@ impl Session {
         if announced == 0 {
             return self.on_content(c, number, incoming, Vec::new());
         }
-        let body = Vec::with_capacity(FIRST_RESERVE.min(announced as usize));
+        let body = Vec::new();
         self.channel(c, number)?.content = Content::Body { incoming, body, missing: announced };
         Ok(())
     }
@@ -340,6 +343,11 @@ impl Session {
         if length > missing {
             let announced = body.len() as u64 + missing;
             return Err(ProtocolError::BodyOverrun { announced, got: body.len() as u64 + length });
+        }
+        if body.capacity() - body.len() < payload.len() {
+            // What arrived and as much again, whatever is announced (f20).
+            let most = usize::try_from(missing).unwrap_or(usize::MAX);
+            body.reserve_exact(most.min(body.len().saturating_add(2 * payload.len())));
         }
         body.extend_from_slice(payload);
         if length < missing {
@@ -406,7 +414,6 @@ impl Session {
         tag: u64,
         (properties, body): (usize, usize),
     ) -> Result<bool, ProtocolError> {
-        let now = self.now;
         let Some(consumer) = self.consumers.get_mut(id.0) else { return Ok(false) };
         let closing = consumer.is_closing();
         if consumer.config.no_ack {
@@ -428,16 +435,28 @@ impl Session {
         if consumer.config.no_ack {
             return Ok(true);
         }
+        let prefetch = consumer.config.prefetch;
         let Some(subscription) = consumer.subscription_mut(generation) else {
             consumer.stats.abandoned += 1;
             return Ok(false);
         };
         let expected = subscription.acks.next_tag();
-        if tag != expected {
+        // The broker has seen at most those settlements that are written: by its own count these are
+        // outstanding, too.
+        let outstanding = subscription.acks.outstanding() + subscription.acks.settling();
+        let wrong = if tag != expected {
+            Some(ProtocolError::DeliveryTag { channel, expected, got: tag })
+        } else if outstanding >= held_at_most(prefetch) {
+            Some(ProtocolError::PrefetchExceeded { channel, prefetch, outstanding })
+        } else {
+            None
+        };
+        if let Some(error) = wrong {
             consumer.stats.received -= 1;
             consumer.stats.received_bytes -= body as u64;
-            return Err(ProtocolError::DeliveryTag { channel, expected, got: tag });
+            return Err(error);
         }
+        let Some(subscription) = consumer.subscription_mut(generation) else { return Ok(false) };
         subscription.acks.received();
         if closing || subscription.cancelled {
             // Nobody is there to take it (s31, s48).
@@ -447,7 +466,7 @@ impl Session {
                 last: tag,
                 settlement: crate::consume::Settlement::Requeue,
             };
-            self.settle(id, run, now);
+            self.settle_run(id, run);
             return Ok(false);
         }
         Ok(true)

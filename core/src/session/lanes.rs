@@ -370,6 +370,10 @@ impl Session {
 
     /// `basic.ack` or `basic.nack` on a lane.
     pub(super) fn on_confirm(&mut self, l: usize, tag: u64, multiple: bool, nack: bool) -> bool {
+        #[cfg(feature = "sabotage")]
+        if nack && crate::sabotage::is(crate::sabotage::Sabotage::AckSpansNack) {
+            return true;
+        }
         let Some(mut lane) = self
             .lanes
             .get_mut(l)
@@ -529,6 +533,14 @@ impl Session {
                         unwritten = place;
                         end -= p.ring.get(place).map_or(0, |sent| u64::from(sent.encoded));
                     }
+                    if unwritten > first
+                        && let Some(appended) = self.appended.get_mut(c)
+                    {
+                        // Those in front are still to be written, or lost.
+                        let what = What::Messages { producer, first, last: unwritten - 1 };
+                        let at = appended.partition_point(|other| other.end <= end);
+                        appended.insert(at, Appended { end, what });
+                    }
                     self.note_unwritten(producer, unwritten);
                 }
                 What::Settlements { consumer, settled, .. } => {
@@ -624,14 +636,21 @@ impl Session {
     /// written whole counts as sent.
     fn rewind(&mut self, producer: ProducerId) {
         let unwritten = self.unwritten.get(&producer).copied().unwrap_or(u64::MAX);
-        let Some(p) = self.producers.get_mut(producer.0) else { return };
-        if !p.is_confirm() {
-            let written: Vec<u64> =
-                p.ring.sent_places().take_while(|&place| place < unwritten).collect();
-            for place in written {
-                self.finish(producer, place, &Outcome::Sent);
-            }
+        self.finish_sent(producer, unwritten);
+        self.take_back(producer, unwritten);
+    }
+
+    /// Fire-and-forget: what was sent of the messages before this place has its outcome.
+    fn finish_sent(&mut self, producer: ProducerId, unwritten: u64) {
+        let Some(p) = self.producers.get(producer.0).filter(|p| !p.is_confirm()) else { return };
+        let written: Vec<u64> =
+            p.ring.sent_places().take_while(|&place| place < unwritten).collect();
+        for place in written {
+            self.finish(producer, place, &Outcome::Sent);
         }
+    }
+
+    fn take_back(&mut self, producer: ProducerId, unwritten: u64) {
         let Some(p) = self.producers.get_mut(producer.0) else { return };
         p.ring.rewind(unwritten);
         p.forget_returns();
@@ -656,13 +675,17 @@ impl Session {
     pub(super) fn rewind_if_sent(&mut self, producer: ProducerId) {
         let ours =
             |what: &What| matches!(what, What::Messages { producer: p, .. } if *p == producer);
-        // What is encoded goes out still, and a body that was begun is finished: all of it counts as
-        // possibly written, since nobody will look again.
+        // In fire-and-forget mode, what the transport took is sent.
+        let offered = self.connections.get(PUBLISH).map_or(0, |c| c.transmit.offered());
+        self.forget_appended(PUBLISH, offered, ours);
         if let Some(appended) = self.appended.get_mut(PUBLISH) {
             appended.retain(|appended| !ours(&appended.what));
         }
-        self.rewind(producer);
-        self.unwritten.remove(&producer);
+        let unwritten = self.unwritten.remove(&producer).unwrap_or(u64::MAX);
+        self.finish_sent(producer, unwritten);
+        // The rest of what is encoded goes out still, and a body that was begun is finished: all of it
+        // counts as possibly written, since nobody will look again.
+        self.take_back(producer, u64::MAX);
     }
 
     // ---- confirms that never come (s26) ----------------------------------------------------------

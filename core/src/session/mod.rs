@@ -10,6 +10,10 @@ mod declaring;
 mod explain;
 mod inbound;
 mod lanes;
+#[cfg(feature = "sabotage")]
+mod leftovers;
+#[cfg(feature = "model")]
+mod model;
 mod offenders;
 mod publishing;
 mod timer;
@@ -71,6 +75,7 @@ use crate::{
 /// and one frame of input a connection, the buffers and windows of its producers, the prefetch of
 /// its consumers.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub struct Session {
     config: Config,
     retry_first: bool,
@@ -325,7 +330,7 @@ impl Session {
         }
         let missing = self.connections.iter().filter(|connection| connection.is_missing());
         let worst =
-            missing.max_by_key(|connection| (connection.loss.is_some(), connection.attempts));
+            missing.max_by_key(|connection| (connection.cause().is_some(), connection.attempts));
         let state = match worst {
             None if self.connections.iter().all(|connection| connection.phase == Phase::Idle) => {
                 self.state.clone()
@@ -336,9 +341,11 @@ impl Session {
                     None => State::Connected,
                 }
             }
-            Some(connection) => match &connection.loss {
+            Some(connection) => match connection.cause() {
                 Some(loss) => {
-                    State::Reconnecting { loss: loss.clone(), attempt: connection.attempts }
+                    // The attempt that comes; one that is being closed has not counted it yet.
+                    let ahead = u32::from(connection.is_ending());
+                    State::Reconnecting { loss: loss.clone(), attempt: connection.attempts + ahead }
                 }
                 None if self.was_ready => return,
                 None => State::Connecting,

@@ -87,6 +87,15 @@ impl Session {
         if p.ring.queued() == 0 {
             p.last_left = now;
         }
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::is(crate::sabotage::Sabotage::BlockDrops)
+            && p.config.policy == BufferPolicy::Block
+            && p.ring.queued() + 1 >= p.config.buffer_size
+        {
+            self.drop_oldest(producer, DropReason::BufferFull);
+        }
+        #[cfg(feature = "sabotage")]
+        let Some(p) = self.producers.get_mut(producer.0) else { return };
         p.accept(accepted);
         let armed = p.stall_armed == p.evicts() && p.config.ttl.is_none();
         if p.ready && p.dirty && armed && !p.is_over() && !self.closed {
@@ -303,6 +312,12 @@ impl Session {
         let Some(p) = self.producers.get_mut(producer.0) else { return false };
         let Some(oldest) = p.ring.pop_queued() else { return false };
         p.note_left(oldest.message.body().len(), now);
+        #[cfg(feature = "sabotage")]
+        if reason == DropReason::BufferFull
+            && crate::sabotage::is(crate::sabotage::Sabotage::ForgetsEvicted)
+        {
+            return true;
+        }
         self.report_unsent(producer, oldest, Verdict::Dropped(reason));
         true
     }

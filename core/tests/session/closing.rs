@@ -1,7 +1,7 @@
 //! Connections that end: s13, s14, f15, f31, f32; and what breaks the protocol: s8, s9, f20, f21.
 
 use lavinmq_core::{
-    error::ProtocolError,
+    error::{ProtocolError, PublishError},
     event::FailReason,
     wire::{FrameKind, WireError},
 };
@@ -51,6 +51,33 @@ fn f15_a_connection_close_is_answered_and_what_was_in_flight_is_sent_again() {
         assert_eq!(stage.stats(forgetting).sent, 2);
         assert_eq!(stage.session.stats().losses, 1);
         stage.finish();
+    }
+}
+
+/// From the first close on, not only once the transport is gone: `when_offline(Fail)` refuses then,
+/// and the refusal says why.
+#[test]
+fn s1_a_publish_refused_while_a_connection_is_closed_is_told_that_state() {
+    for by_us in [false, true] {
+        let mut stage = stable();
+        let mut failing = to_queue("a", PublishMode::Confirm);
+        failing.when_offline = lavinmq_core::config::WhenOffline::Fail;
+        let (producer, _) = stage.warmed_up(failing);
+        stage.states();
+        stage.stalled.insert(PUB);
+        if by_us {
+            stage.feed(PUB, &[9; 64]);
+        } else {
+            stage.close(PUB, 320, "CONNECTION_FORCED", (0, 0));
+        }
+        let refused = stage.session.publish(producer, Message::new("x"), stage.now);
+        let Err(PublishError::Offline(_, state)) = refused else { panic!("{refused:?}") };
+        assert!(matches!(&*state, State::Reconnecting { attempt: 1, .. }), "{state}");
+        assert_eq!(stage.states(), [(*state).clone()]);
+        stage.stalled.clear();
+        stage.cut(PUB);
+        assert_eq!(stage.states(), [], "the same attempt, for the same reason");
+        stage.take_events(|_| true);
     }
 }
 
@@ -166,6 +193,48 @@ fn f15_two_50x_soon_after_a_resend_lead_to_a_window_of_one() {
     stage.finish();
 }
 
+/// The frame that was begun is to be finished, and the connection is lost before it is: its message
+/// was not written, and is sent again in both modes as if for the first time.
+#[test]
+fn f32_a_frame_that_was_begun_and_never_finished_was_not_written() {
+    for mode in [PublishMode::Confirm, PublishMode::FireAndForget] {
+        for written in 0..200 {
+            let mut stage = Stage::connected(config());
+            let (producer, _) = stage.warmed_up(to_queue("q", mode));
+            stage.stalled.insert(PUB);
+            for body in ["2", "3", "4"] {
+                stage.publish(producer, body);
+            }
+            stage.write(PUB, written);
+            stage.close(PUB, 320, "going down", (0, 0));
+            let mut bodies = 0;
+            while stage.has_frames(PUB) {
+                bodies += u64::from(matches!(stage.next(PUB), Wrote::Body(..)));
+            }
+            stage.cut(PUB);
+            stage.stalled.clear();
+            let stats = stage.stats(producer);
+            if mode == PublishMode::FireAndForget {
+                assert_eq!(stats.sent, 1 + bodies, "{written} bytes");
+            }
+            stage.until_reason(DeadlineReason::Reconnect);
+            stage.accept(PUB, &Broker::default());
+            if mode == PublishMode::Confirm || bodies < 3 {
+                stage.accept_lane(PUB, mode);
+                for number in 0..3_u64 {
+                    if mode == PublishMode::FireAndForget && number < bodies {
+                        continue;
+                    }
+                    let copy = stage.expect_publish(PUB);
+                    let attempt = (number < bodies).then_some(2);
+                    assert_eq!(copy.attempt(), attempt, "{written} bytes, number {number}");
+                }
+            }
+            stage.finish();
+        }
+    }
+}
+
 #[test]
 fn f32_half_a_frame_is_finished_before_close_ok_at_every_offset() {
     // What is on its way: 2 (method, header, body), then 3, whose body is beside the buffer.
@@ -217,6 +286,47 @@ fn f32_half_a_frame_is_finished_before_close_ok_at_every_offset() {
                     let copy = stage.expect_publish(PUB);
                     let attempt = (number < bodies).then_some(2);
                     assert_eq!(copy.attempt(), attempt, "{written} bytes, number {number}");
+                }
+            }
+            stage.finish();
+        }
+    }
+}
+
+/// Messages of one drain, the first of them begun; the peer closes, and the transport ends before the
+/// frame that was begun is out.
+#[test]
+fn s13_of_messages_encoded_together_only_the_whole_ones_are_sent_when_the_transport_ends_too() {
+    for mode in [PublishMode::Confirm, PublishMode::FireAndForget] {
+        for written in 0.. {
+            let mut stage = Stage::connected(config());
+            let (producer, _) = stage.warmed_up(to_queue("q", mode));
+            stage.stalled.insert(PUB);
+            for body in ["2", "3"] {
+                stage.session.publish(producer, body.into(), stage.now).unwrap();
+            }
+            let total = stage.pending(PUB);
+            if written > total {
+                break;
+            }
+            stage.write(PUB, written);
+            stage.close(PUB, 320, "going down", (0, 0));
+            stage.cut(PUB);
+            stage.stalled.clear();
+            let whole = 2 * written / total;
+            if mode == PublishMode::FireAndForget {
+                assert_eq!(stage.stats(producer).sent, 1 + whole as u64, "{written} of {total}");
+            }
+            stage.until_reason(DeadlineReason::Reconnect);
+            stage.accept(PUB, &Broker::default());
+            if mode == PublishMode::Confirm || whole < 2 {
+                stage.accept_lane(PUB, mode);
+            }
+            for (number, body) in ["2", "3"].into_iter().enumerate() {
+                if mode == PublishMode::Confirm || number >= whole {
+                    let copy = stage.expect_publish(PUB);
+                    let attempt = (number < whole).then_some(2);
+                    assert_eq!((copy.text(), copy.attempt()), (body, attempt), "{written}");
                 }
             }
             stage.finish();

@@ -138,6 +138,43 @@ fn s37_a_producer_waits_for_its_own_queue_and_for_no_other() {
     stage.finish();
 }
 
+/// After a restart of the broker the publishing connection may be back before the other is found to
+/// be lost: whether a queue still stands is asked, or a publish to a transient one would be returned.
+#[test]
+fn s37_a_publishing_connection_that_comes_back_alone_has_the_queues_declared_first() {
+    for restarted in [false, true] {
+        let mut stage = Stage::connected(config());
+        let (_, control) = stage.declare_now(named("a"), "a");
+        // A queue that the broker named is not made a second time.
+        stage.declare_now(named(""), "amq.gen-1");
+        let (producer, _) = stage.confirming("a");
+        stage.cut(PUB);
+        stage.publish(producer, "2");
+        stage.advance(Duration::ZERO);
+        stage.accept(PUB, &Broker::default());
+        assert_eq!(stage.expect_declare(CON), (control, declare("a")));
+        stage.accept_lane(PUB, PublishMode::Confirm);
+        stage.silent();
+        if restarted {
+            stage.cut(CON);
+            stage.advance(SEC);
+            stage.accept(CON, &Broker::default());
+            let control = stage.expect_channel_open(CON);
+            stage.channel_open_ok(CON, control);
+            assert_eq!(stage.expect_declare(CON), (control, declare("a")));
+            stage.silent_but(CON);
+            stage.declare_ok(CON, control, "a");
+            let (_, look_up) = stage.expect_declare(CON);
+            assert!(look_up.passive && look_up.queue.as_str() == "amq.gen-1");
+            stage.declare_ok(CON, control, "amq.gen-1");
+        } else {
+            stage.declare_ok(CON, control, "a");
+        }
+        stage.expect_publishes(PUB, &["2"]);
+        stage.finish();
+    }
+}
+
 #[test]
 fn s37_what_waits_to_be_sent_again_waits_for_its_queue_too() {
     let mut stage = Stage::connected(config());

@@ -39,6 +39,43 @@ fn s31_a_server_cancel_resubscribes_on_a_new_channel_with_a_new_tag() {
 }
 
 #[test]
+fn s31_what_is_requeued_because_it_came_late_is_no_settle_of_the_applications() {
+    let mut stage = Stage::connected(config());
+    let (consumer, old, tag) = stage.consuming();
+    stage.deliver(CON, old, 1..=1);
+    stage.feed(CON, &server_cancel(old, &tag, true));
+    stage.accept_consumer(CON, &consume("orders"));
+    stage.deliver(CON, old, 2..=2);
+    assert_eq!(stage.next(CON), requeue(old, 2));
+    assert_eq!(stage.terms(consumer), [2, 0, 1, 0, 0, 1, 0]);
+    let told = stage.told();
+    assert!(!told.iter().any(|told| matches!(told, Told::Written(..))), "{told:?}");
+    stage.stalled.insert(CON);
+    stage.settle(consumer, 1, 1..=1, Settlement::Ack);
+    assert_eq!(stage.told(), []);
+    stage.stalled.clear();
+    assert_eq!(stage.told().first(), Some(&Told::Written(consumer, 1)));
+}
+
+#[test]
+fn s31_an_ack_on_its_way_on_the_old_channel_counts_although_the_new_one_is_closed() {
+    let mut stage = Stage::connected(config());
+    let (consumer, old, tag) = stage.consuming();
+    stage.deliver(CON, old, 1..=1);
+    stage.feed(CON, &server_cancel(old, &tag, true));
+    let (new, _) = stage.accept_consumer(CON, &consume("orders"));
+    stage.stalled.insert(CON);
+    stage.settle(consumer, 1, 1..=1, Settlement::Ack);
+    stage.pending(CON);
+    stage.reply(CON, new, channel_close(406, "no"));
+    stage.stalled.clear();
+    stage.pump();
+    assert_eq!(stage.next(CON), ack(old, 1));
+    assert_eq!(stage.terms(consumer), [1, 1, 0, 0, 0, 0, 0]);
+    assert!(stage.told().contains(&Told::Written(consumer, 1)));
+}
+
+#[test]
 fn s31_cancel_ok_is_sent_when_the_broker_asks_for_it() {
     let mut stage = Stage::connected(config());
     let (_, channel, tag) = stage.consuming();

@@ -68,6 +68,39 @@ fn s34_each_call_is_told_once_it_is_covered() {
 }
 
 #[test]
+fn s34_each_frame_of_one_drain_counts_when_it_is_written() {
+    let mut stage = Stage::connected(config());
+    let (consumer, channel, _) = stage.consuming();
+    stage.deliver(CON, channel, 1..=2);
+    stage.stalled.insert(CON);
+    stage.settle_quietly(consumer, 1, 1..=1, Settlement::Ack);
+    stage.settle_quietly(consumer, 1, 2..=2, Settlement::Reject);
+    let first = stage.pending(CON) / 2;
+    stage.write(CON, first + 1);
+    assert_eq!(stage.terms(consumer), [2, 1, 0, 0, 0, 0, 1]);
+    assert_eq!(stage.told(), []);
+    stage.cut(CON);
+    assert_eq!(stage.terms(consumer), [2, 1, 0, 0, 1, 0, 0]);
+}
+
+/// What was of no effect is told with what was written, not at the next occasion to write.
+#[test]
+fn f28_a_stale_settle_behind_one_that_is_on_its_way_is_told_with_it() {
+    let mut stage = Stage::connected(config());
+    let (consumer, channel, _) = stage.consuming();
+    stage.deliver(CON, channel, 1..=1);
+    stage.stalled.insert(CON);
+    stage.settle(consumer, 1, 1..=1, Settlement::Ack);
+    let pending = stage.pending(CON);
+    stage.settle_quietly(consumer, 7, 1..=1, Settlement::Ack);
+    stage.write(CON, pending);
+    assert_eq!(stage.told(), [Told::Written(consumer, 2)]);
+    stage.stalled.clear();
+    stage.expect_frames(CON, &[ack(channel, 1)]);
+    stage.finish();
+}
+
+#[test]
 fn f28_an_ack_that_races_a_reconnect_is_never_sent_and_nothing_hangs() {
     let mut stage = Stage::connected(config());
     let (consumer, channel, _) = stage.consuming();

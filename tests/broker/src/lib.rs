@@ -24,5 +24,6 @@ pub use personality::{Ending, Personality, Tune};
 pub use pipe::{BrokenPipe, Pipe, PipeRead, PipeSettings};
 pub use random::Random;
 pub use state::{
-    BrokerState, ConnId, ConnectionInfo, Counters, Enqueued, Logged, Settings, StoredMessage,
+    BrokerState, ConnId, ConnectionInfo, Counters, Enqueued, Fact, Logged, Lost, Settings,
+    StoredMessage,
 };

@@ -29,12 +29,19 @@ struct State {
     ends: BTreeMap<ConnId, ServerEnd>,
     network: Network,
     handle: Handle,
-    accounts: Arc<Mutex<Accounts>>,
+    /// None: nothing is written down.
+    accounts: Option<Arc<Mutex<Accounts>>>,
     timer: SimTimer,
     random: Random,
     stalled_until: Time,
     waker: Option<Waker>,
+    /// What a read goes into, and the connections of a round: kept, since there are many rounds.
+    buffer: Box<[u8]>,
+    round: Vec<ConnId>,
 }
+
+/// The most bytes that one read takes.
+const READ: usize = 4096;
 
 impl Host {
     /// Serves this broker on this network, in a background task.
@@ -42,10 +49,13 @@ impl Host {
         mut broker: BrokerState,
         network: Network,
         handle: &Handle,
-        accounts: Arc<Mutex<Accounts>>,
+        accounts: Option<Arc<Mutex<Accounts>>>,
         random: Random,
     ) -> Self {
-        broker.record_enqueued(true);
+        // Nobody reads it, but for its last entry.
+        broker.limit_log(1, 8);
+        broker.record_enqueued(accounts.is_some());
+        broker.record_facts(accounts.is_some());
         let host = Self(Arc::new(Mutex::new(State {
             broker,
             ends: BTreeMap::new(),
@@ -56,6 +66,8 @@ impl Host {
             random,
             stalled_until: Time::ZERO,
             waker: None,
+            buffer: vec![0; READ].into(),
+            round: Vec::new(),
         })));
         let serving = host.clone();
         let serve = std::future::poll_fn(move |cx| {
@@ -107,9 +119,14 @@ impl Host {
         state.kick();
     }
 
-    /// Puts its own timer off, so that the armed timers are others'.
-    pub fn disarm(&self) {
-        self.lock().timer.disarm();
+    /// Serves no more, so that the timers that are armed and the wakers that are held are others'.
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        state.timer.disarm();
+        state.network.stop();
+        let waker = state.waker.take();
+        drop(state);
+        drop(waker);
     }
 
     /// Connections that the broker knows.
@@ -129,14 +146,13 @@ impl State {
     fn gone(&mut self, id: ConnId, now: Time) {
         self.broker.disconnect(id, now);
         self.ends.remove(&id);
-        self.lock_accounts().loss(now);
     }
 
-    fn lock_accounts(&self) -> MutexGuard<'_, Accounts> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn books(&self) -> Option<MutexGuard<'_, Accounts>> {
+        Some(self.accounts.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// One round over all connections: at most one read and one write each, so that others run
+    /// One round over all connections: a drawn number of reads and writes each, so that others run
     /// in between.
     fn poll(&mut self, cx: &mut Context<'_>) {
         self.waker = Some(cx.waker().clone());
@@ -148,13 +164,24 @@ impl State {
             self.ends.insert(id, end);
             progress = true;
         }
-        if self.broker.next_deadline().is_some_and(|at| at <= now) {
+        // Still true at the end of the round, if there was no progress.
+        let deadline = self.broker.next_deadline();
+        if deadline.is_some_and(|at| at <= now) {
             self.broker.tick(now);
+            progress = true;
         }
-        let ids: Vec<ConnId> = self.ends.keys().copied().collect();
-        for id in ids {
-            progress |= self.serve(id, now, cx);
+        let mut round = std::mem::take(&mut self.round);
+        round.extend(self.ends.keys());
+        let turns = self.random.pick(&[1, 8, 32]);
+        for id in round.drain(..) {
+            for _ in 0..turns {
+                if !self.serve(id, now, cx) {
+                    break;
+                }
+                progress = true;
+            }
         }
+        self.round = round;
         while self.broker.poll_changed().is_some() {
             progress = true;
         }
@@ -164,8 +191,7 @@ impl State {
             return;
         }
         let stalled = (self.stalled_until > now).then_some(self.stalled_until);
-        let deadline = self.broker.next_deadline().into_iter().chain(stalled).min();
-        let at = deadline.unwrap_or(Time::MAX);
+        let at = deadline.into_iter().chain(stalled).min().unwrap_or(Time::MAX);
         if Pin::new(&mut self.timer).poll_until(cx, at).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -190,11 +216,10 @@ impl State {
         }
         let Some(end) = self.ends.get_mut(&id) else { return progress };
         if now >= self.stalled_until && self.broker.wants_input(id) {
-            let mut buffer = [0; 4096];
-            let most = self.random.range(1, 4096) as usize;
-            match end.poll_read(cx, &mut buffer[..most]) {
+            let most = self.random.range(1, READ as u64) as usize;
+            match end.poll_read(cx, &mut self.buffer[..most]) {
                 Poll::Ready(Ok(n)) if n > 0 => {
-                    self.broker.receive(id, &buffer[..n], now);
+                    self.broker.receive(id, &self.buffer[..n], now);
                     progress = true;
                 }
                 Poll::Ready(_) => {
@@ -217,8 +242,12 @@ impl State {
         progress
     }
 
-    /// Writes down what came into queues.
+    /// Writes down what happened, and what came into queues.
     fn write_down(&mut self) {
+        let facts = self.broker.take_facts();
+        if let Some(mut accounts) = self.books() {
+            facts.iter().for_each(|fact| accounts.fact(fact));
+        }
         for copy in self.broker.take_enqueued() {
             let properties = decode_properties(&copy.properties).unwrap_or_default();
             let attempt = properties
@@ -233,7 +262,7 @@ impl State {
             let message_id = properties.message_id().as_ref().map(|id| id.as_str().to_owned());
             let id = Id::read(&copy.body, message_id.as_deref());
             self.handle.event(format_args!("broker stores {id:?} in {}", copy.queue));
-            let mut accounts = self.lock_accounts();
+            let Some(mut accounts) = self.books() else { return };
             match id {
                 Some(id) => accounts.stored(
                     id,
@@ -275,8 +304,7 @@ mod tests {
             };
             let network = Network::new(&handle, Random::new(seed), conditions);
             let broker = BrokerState::new(Personality::RabbitMq, seed);
-            let accounts = Arc::new(Mutex::new(Accounts::new(0)));
-            let host = Host::start(broker, network.clone(), &handle, accounts, Random::new(seed));
+            let host = Host::start(broker, network.clone(), &handle, None, Random::new(seed));
             handle.spawn("client", async move {
                 let mut io = network.dial().await.unwrap();
                 io.write_all(b"AMQP\0\0\x09\x01").await.unwrap();

@@ -6,12 +6,16 @@
 pub mod accounts;
 pub mod campaign;
 pub mod executor;
+pub mod heap;
 pub mod host;
 pub mod network;
 pub mod pipe;
 pub mod random;
+pub mod reconnects;
 pub mod runtime;
 pub mod scenario;
 pub mod shrink;
+pub mod states;
+pub mod tap;
 pub mod trace;
 pub mod world;

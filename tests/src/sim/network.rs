@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     io::ErrorKind,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -12,15 +13,23 @@ use lavinmq_core::{error::DialError, time::Time};
 
 use super::{
     executor::Handle,
-    pipe::{Conditions, Cut, Link, ServerEnd, SimIo},
+    pipe::{Conditions, Cut, Link, ServerEnd, SimIo, Watch},
     random::Random,
 };
 
+/// Makes the one who looks at a link of this number.
+type MakeWatch = Box<dyn Fn(u64) -> Box<dyn Watch> + Send>;
+
 /// What clients dial, and the broker listens on.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Network(Arc<Mutex<State>>);
 
-#[derive(Debug)]
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network").field("made", &self.made()).finish_non_exhaustive()
+    }
+}
+
 struct State {
     handle: Handle,
     random: Random,
@@ -35,6 +44,7 @@ struct State {
     hanging_dials: u32,
     /// Cuts for connections to come, so that handshakes are cut, too.
     cuts: VecDeque<Cut>,
+    watch: Option<MakeWatch>,
 }
 
 impl Network {
@@ -52,7 +62,13 @@ impl Network {
             refuses_until: Time::ZERO,
             hanging_dials: 0,
             cuts: VecDeque::new(),
+            watch: None,
         })))
+    }
+
+    /// Has somebody look at the client's end of every link to come.
+    pub fn watch_with(&self, watch: impl Fn(u64) -> Box<dyn Watch> + Send + 'static) {
+        self.lock().watch = Some(Box::new(watch));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -89,7 +105,10 @@ impl Network {
         let number = state.made;
         state.made += 1;
         let random = state.random.split(&format!("link {number}"));
-        let (link, io, server) = Link::new(number, state.conditions.clone(), &handle, random);
+        let (link, mut io, server) = Link::new(number, state.conditions.clone(), &handle, random);
+        if let Some(watch) = &state.watch {
+            io.watch_with(watch(number));
+        }
         if let Some(cut) = state.cuts.pop_front() {
             link.cut(cut);
         }
@@ -156,6 +175,15 @@ impl Network {
         let links = state.links.clone();
         drop(state);
         links.iter().for_each(Link::heal);
+    }
+
+    /// Nobody listens any more.
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        let listener = state.listener.take();
+        let links = std::mem::take(&mut state.links);
+        drop(state);
+        drop((listener, links));
     }
 
     /// Connections made so far.

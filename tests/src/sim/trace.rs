@@ -4,6 +4,8 @@ use std::fmt::{self, Write as _};
 
 use lavinmq_core::time::Time;
 
+use super::pipe::Way;
+
 /// A hash over all events and bytes of a run. Two runs of one seed must end with the same.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
@@ -30,13 +32,27 @@ impl Trace {
         }
     }
 
-    /// Bytes went over a wire.
-    pub fn bytes(&mut self, at: Time, wire: fmt::Arguments<'_>, bytes: &[u8]) {
-        self.event(at, format_args!("{wire} {} bytes", bytes.len()));
+    /// A task is about to be polled.
+    pub fn poll(&mut self, at: Time, task: &str) {
+        self.events += 1;
+        self.hash.word(at.as_nanos());
+        self.hash.bytes(task.as_bytes());
+        if self.print {
+            eprintln!("{:>12.6} poll {task}", at.as_nanos() as f64 / 1e9);
+        }
+    }
+
+    /// Bytes went over the link of this number.
+    pub fn bytes(&mut self, at: Time, way: Way, link: u64, bytes: &[u8]) {
+        self.events += 1;
+        self.hash.word(at.as_nanos());
+        self.hash.word(link << 1 | u64::from(way == Way::Up));
         self.hash.bytes(bytes);
         if self.print {
-            let shown = &bytes[..bytes.len().min(4000)];
-            eprintln!("             {}", shown.escape_ascii());
+            let way = if way == Way::Up { "up" } else { "down" };
+            let count = bytes.len();
+            eprintln!("{:>12.6} {way} {link}: {count} bytes", at.as_nanos() as f64 / 1e9);
+            eprintln!("             {}", bytes[..count.min(4000)].escape_ascii());
         }
     }
 
@@ -62,11 +78,13 @@ impl Hash {
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.word(u64::from_le_bytes(word));
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.word(u64::from_le_bytes(*word));
         }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.word(u64::from_le_bytes(last));
         self.word(bytes.len() as u64);
     }
 }
@@ -84,17 +102,24 @@ mod tests {
 
     #[test]
     fn everything_shows_in_the_hash() {
-        let run = |at: u64, what: &str, bytes: &[u8]| {
+        let run = |at: u64, what: &str, way: Way, link: u64, bytes: &[u8]| {
+            let at = Time::from_nanos(at);
             let mut trace = Trace::default();
-            trace.event(Time::from_nanos(at), format_args!("{what}"));
-            trace.bytes(Time::from_nanos(at), format_args!("up"), bytes);
+            trace.event(at, format_args!("{what}"));
+            trace.poll(at, what);
+            trace.bytes(at, way, link, bytes);
             trace.hash()
         };
-        let base = run(1, "a", b"xyz");
-        assert_eq!(base, run(1, "a", b"xyz"));
-        for other in
-            [run(2, "a", b"xyz"), run(1, "b", b"xyz"), run(1, "a", b"xyw"), run(1, "a", b"xyz\0")]
-        {
+        let base = run(1, "a", Way::Up, 0, b"xyz");
+        assert_eq!(base, run(1, "a", Way::Up, 0, b"xyz"));
+        for other in [
+            run(2, "a", Way::Up, 0, b"xyz"),
+            run(1, "b", Way::Up, 0, b"xyz"),
+            run(1, "a", Way::Down, 0, b"xyz"),
+            run(1, "a", Way::Up, 1, b"xyz"),
+            run(1, "a", Way::Up, 0, b"xyw"),
+            run(1, "a", Way::Up, 0, b"xyz\0"),
+        ] {
             assert_ne!(base, other);
         }
     }

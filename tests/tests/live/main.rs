@@ -12,6 +12,10 @@
 
 use std::{process::ExitCode, sync::Arc};
 
+use lavinmq_tests::{
+    live::{broker, witness},
+    runtimes,
+};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::{
@@ -19,7 +23,6 @@ use crate::{
     runtimes::{Rt, Smol, Tokio},
 };
 
-mod broker;
 mod consuming;
 mod errors;
 mod outages;
@@ -27,11 +30,7 @@ mod outages;
 mod programs;
 mod publishing;
 mod quickstart;
-#[allow(dead_code, reason = "each suite uses its part")]
-#[path = "../common/runtimes.rs"]
-mod runtimes;
 mod scene;
-mod witness;
 
 /// What a test needs of its broker.
 #[derive(Clone, Copy, PartialEq, Eq)]

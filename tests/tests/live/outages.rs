@@ -76,6 +76,7 @@ async fn confirm_mode_survives<R: Rt>(
     verbs: &'static [&'static str],
 ) {
     let queue = queue::<R>(broker, purpose);
+    broker.sync();
     let client = connect::<R>(broker).await;
     let producer = client.producer(&*queue.name).confirm().open().await.unwrap();
     let disturbed = Disturbed::default();

@@ -16,7 +16,9 @@ use crate::{
 const MESSAGES: usize = 2000;
 
 fn once_each() -> Vec<Copy> {
-    (0..MESSAGES).map(|number| Copy { body: body(number), attempt: None }).collect()
+    (0..MESSAGES)
+        .map(|number| Copy { body: body(number), attempt: None, redelivered: false })
+        .collect()
 }
 
 pub async fn s18_confirmed_messages_are_in_the_queue<R: Rt>(broker: &Broker) {
@@ -126,7 +128,8 @@ pub async fn s25_only_the_message_to_a_missing_exchange_fails<R: Rt>(broker: &Br
     }
     // On a channel of its own nothing was resent either.
     let copies = Witness::new(&broker.url).drain(&queue.name);
-    let expected: Vec<_> = (0..200).map(|n| Copy { body: body(n), attempt: None }).collect();
+    let expected: Vec<_> =
+        (0..200).map(|n| Copy { body: body(n), attempt: None, redelivered: false }).collect();
     assert_eq!(copies, expected);
     close::<R>(client).await;
 }

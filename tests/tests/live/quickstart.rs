@@ -4,6 +4,9 @@ use crate::{broker::Broker, programs::Quickstart, runtimes::Rt};
 
 pub async fn f19_quickstart_loses_nothing_when_the_broker_is_killed_twice<R: Rt>(broker: &Broker) {
     let mut quickstart = Quickstart::start(R::NAME, Some(&broker.url), &[]);
+    // Its queue is declared by then.
+    quickstart.until_confirmed(1000);
+    broker.sync();
     for third in [33_334, 66_667] {
         quickstart.until_confirmed(third);
         broker.control("kill");

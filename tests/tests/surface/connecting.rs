@@ -1,6 +1,7 @@
 use std::{
+    net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -15,7 +16,10 @@ use lavinmq_testing::{Broker, Personality};
 
 use crate::{
     runtimes::Rt,
-    stage::{bodies, broker, confirming, connect, options, stop, until, until_depth, until_state},
+    stage::{
+        bodies, broker, confirming, connect, options, options_for, stop, until, until_depth,
+        until_state,
+    },
 };
 
 pub async fn connect_takes_whatever_makes_options<R: Rt>() {
@@ -175,6 +179,45 @@ pub async fn a_connector_brings_its_own_transport<R: Rt>() {
     orders.publish("two").await.unwrap().await.unwrap();
     assert_eq!(bodies(&broker, "orders"), ["one", "two"]);
     assert!(dials.load(Ordering::Relaxed) >= 3);
+}
+
+pub async fn f04_dns_fails_then_recovers_and_is_asked_again_at_each_attempt<R: Rt>() {
+    let (first, second) = (broker(), broker());
+    // What the broker's name means at the moment: nothing at first.
+    let zone = Arc::new(Mutex::new(None::<SocketAddr>));
+    let resolver = Arc::clone(&zone);
+    let options = options_for("amqp://guest:guest@broker.example").connector(move |target| {
+        assert_eq!(&*target.host, "broker.example");
+        let found = *resolver.lock().unwrap();
+        async move {
+            let message = "no such name".into();
+            let unknown = DialError::Resolve { host: target.host.clone(), message };
+            let stream = smol::net::TcpStream::connect(found.ok_or(unknown)?).await?;
+            Ok::<_, DialError>(stream)
+        }
+    });
+    let client = R::connect_lazy(options).unwrap();
+    let orders = confirming(&client).await;
+    let receipt = orders.publish("early").await.unwrap();
+    // It fails again and again, and the state says why.
+    until_state::<R>(&client, |state| {
+        let State::Reconnecting { loss: Loss::Dial { error, .. }, attempt } = state else {
+            return false;
+        };
+        *attempt >= 3 && matches!(error, DialError::Resolve { .. })
+    })
+    .await;
+    *zone.lock().unwrap() = Some(first.addr());
+    receipt.await.unwrap();
+    assert_eq!(bodies(&first, "orders"), ["early"]);
+    client.ready().await.unwrap();
+    // The name moves on while nobody answers at the old address.
+    *zone.lock().unwrap() = None;
+    stop::<R>(&first, &client).await;
+    let receipt = orders.publish("late").await.unwrap();
+    *zone.lock().unwrap() = Some(second.addr());
+    receipt.await.unwrap();
+    assert_eq!(bodies(&second, "orders"), ["late"]);
 }
 
 pub async fn s3_errors_name_the_problem_and_never_the_password<R: Rt>() {

@@ -6,7 +6,7 @@
 //! | `connect_lazy`, `Client::ready` | `connecting::connect_lazy_publishes_into_the_buffer_meanwhile` |
 //! | `with_driver`, `Driver` | `connecting::a_driver_can_be_placed_by_hand_and_dropping_it_is_a_close` |
 //! | `Options` and its setters | `connecting::options_reach_the_broker`, `connecting::url_parameters_are_the_setters`, `connecting::a_value_out_of_range_is_an_error_at_connect` |
-//! | `Options::connector` | `connecting::a_connector_brings_its_own_transport` |
+//! | `Options::connector` | `connecting::a_connector_brings_its_own_transport`, `connecting::f04_*` |
 //! | `OptionsError`, `ConnectError` | `connecting::s3_errors_name_the_problem_and_never_the_password` |
 //! | `Client::{is_connected, state, health, events, explain}` | `connecting::the_client_says_how_it_is`, `hooks::events_say_how_many_they_skipped` |
 //! | `Client::{stats, shutdown, close}`, `Report`, `Clone` | `lifetime::*` |
@@ -33,6 +33,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
+use lavinmq_tests::runtimes;
+
 mod admission;
 mod connecting;
 mod consuming;
@@ -40,9 +42,6 @@ mod hooks;
 mod lifetime;
 mod publishing;
 mod queues;
-#[allow(dead_code, reason = "each suite uses its part")]
-#[path = "../common/runtimes.rs"]
-mod runtimes;
 mod settling;
 mod stage;
 
@@ -70,6 +69,7 @@ on_both_runtimes! {
         url_parameters_are_the_setters
         a_value_out_of_range_is_an_error_at_connect
         a_connector_brings_its_own_transport
+        f04_dns_fails_then_recovers_and_is_asked_again_at_each_attempt
         s3_errors_name_the_problem_and_never_the_password
         the_client_says_how_it_is
     }

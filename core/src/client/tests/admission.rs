@@ -232,11 +232,14 @@ fn offline_fail_refuses_newcomers_and_waiters_with_the_state() {
     assert_eq!(fake.turn(0).refused_offline, 3);
     let loss = crate::error::Loss::Eof;
     let state = Arc::new(State::Reconnecting { loss, attempt: 2 });
+    // The state is that of the moment, and one that stands refuses nothing: the flow that says so
+    // is under way.
     fake.link.set_state(state.clone());
-    fake.turn(0);
     assert_eq!(producer.try_publish("z"), Err(PublishError::Offline(Message::new("z"), state)));
+    fake.link.set_state(Arc::new(State::Connected));
+    fill(&producer, 1);
     fake.flow.offline = false;
-    fake.turn(0);
+    fake.turn(1);
     fill(&producer, 1);
 }
 

@@ -5,6 +5,8 @@
 mod admission;
 mod evicting;
 mod law;
+#[cfg(loom)]
+mod loom_models;
 mod receipts;
 mod threads;
 
@@ -95,6 +97,8 @@ pub(super) struct Fake {
     pub(super) in_flight: BTreeMap<u64, Accepted>,
     /// Everything that was taken, in that order.
     pub(super) taken: Vec<u64>,
+    /// And their bodies.
+    pub(super) bodies: Vec<Vec<u8>>,
     pub(super) session: ProducerStats,
     settled: SettledSet,
     early: Vec<(u64, u64)>,
@@ -116,6 +120,7 @@ impl Fake {
             buffer: VecDeque::new(),
             in_flight: BTreeMap::new(),
             taken: Vec::new(),
+            bodies: Vec::new(),
             session: ProducerStats::default(),
             settled: SettledSet::default(),
             early: Vec::new(),
@@ -147,6 +152,7 @@ impl Fake {
     fn accept(&mut self, accepted: Accepted) {
         let config = self.shared.config().clone();
         self.taken.push(accepted.sequence);
+        self.bodies.push(accepted.message.body().to_vec());
         self.session.accepted += 1;
         self.session.queued += 1;
         self.session.queued_bytes += accepted.message.body().len() as u64;
@@ -164,6 +170,7 @@ impl Fake {
 
     fn accept_evicted(&mut self, accepted: Accepted) {
         self.taken.push(accepted.sequence);
+        self.bodies.push(accepted.message.body().to_vec());
         self.session.accepted += 1;
         self.session.dropped_buffer_full += 1;
         self.outcome(accepted, Some(Verdict::Dropped(DropReason::BufferFull)));

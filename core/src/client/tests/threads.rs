@@ -196,6 +196,107 @@ fn eight_threads_that_give_up_their_places() {
     assert!(fake.taken.iter().copied().eq(1..=stats.accepted));
 }
 
+/// Everything at once: each thread publishes in its own ways, gives up, flushes and lets receipts go,
+/// and the producer is closed in the middle. What each thread was told is what the driver was given.
+fn closed_in_the_middle(policy: BufferPolicy, may_evict: bool) {
+    let mut fake = Fake::new(config::<Confirm>(policy, 8));
+    fake.flow = Flow { may_evict, offline: false };
+    fake.tell();
+    let working = AtomicUsize::new(THREADS);
+    let link = fake.link.clone();
+    let producer = fake.producer::<Confirm>();
+    let (mut fake, accepted) = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|t| {
+                let (producer, link, working) = (producer.clone(), &link, &working);
+                scope.spawn(move || {
+                    let mut accepted = Vec::new();
+                    for i in 0..EACH {
+                        let body = format!("{t} {i}");
+                        if every_way(&producer, &body, t + i) {
+                            accepted.push(body.into_bytes());
+                        }
+                    }
+                    working.fetch_sub(1, Ordering::SeqCst);
+                    link.wake();
+                    accepted
+                })
+            })
+            .collect();
+        let shared = fake.shared.clone();
+        scope.spawn(move || {
+            // Roughly in the middle; where exactly is for the threads to find out.
+            while shared.hand_over().accepted() < (THREADS * EACH / 4) as u64 {
+                thread::yield_now();
+            }
+            shared.close();
+        });
+        let fake = drive(fake, &working, Some(None));
+        (fake, threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>())
+    });
+    let stats = fake.tell();
+    assert_eq!((stats.queued, stats.in_flight, stats.waiting), (0, 0, 0));
+    assert_eq!(stats.offered, (THREADS * EACH) as u64, "{stats:?}");
+    assert!(stats.refused_closed > 0, "{stats:?}");
+    fake.taken.sort_unstable();
+    assert!(fake.taken.iter().copied().eq(1..=stats.accepted), "a number is missing or twice");
+    let mut told: Vec<_> = accepted.concat();
+    assert_eq!(told.len() as u64, stats.accepted);
+    told.sort_unstable();
+    fake.bodies.sort_unstable();
+    assert!(told == fake.bodies, "accepted is not what was taken");
+    assert_eq!(fake.shared.outcomes().kept(), (0, 0, 0, 0));
+}
+
+/// Publishes in one of many ways. Whether it was accepted.
+fn every_way(producer: &Producer<Confirm>, body: &str, way: usize) -> bool {
+    let published = match way % 5 {
+        0 => Some(producer.try_publish(body)),
+        1 => {
+            // Dropped in line, perhaps with room granted.
+            let mut publish = producer.publish(body);
+            let waker = Waker::noop();
+            let mut cx = Context::from_waker(waker);
+            let first = pin!(&mut publish).poll(&mut cx);
+            thread::yield_now();
+            match first {
+                Poll::Ready(published) => Some(published),
+                Poll::Pending if way.is_multiple_of(2) => None,
+                Poll::Pending => match pin!(&mut publish).poll(&mut cx) {
+                    Poll::Ready(published) => Some(published),
+                    Poll::Pending => None,
+                },
+            }
+        }
+        _ => Some(block_on(producer.publish(body))),
+    };
+    let Some(Ok(receipt)) = published else { return false };
+    match way % 3 {
+        0 => block_on(receipt).unwrap_or_default(), // evicted, perhaps
+        1 => receipt.detach(),
+        _ => {
+            let mut receipt = receipt;
+            let _ = pin!(&mut receipt).poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+    true
+}
+
+#[test]
+fn eight_threads_that_wait_as_the_producer_closes() {
+    closed_in_the_middle(BufferPolicy::Block, false);
+}
+
+#[test]
+fn eight_threads_that_are_refused_as_the_producer_closes() {
+    closed_in_the_middle(BufferPolicy::Error, false);
+}
+
+#[test]
+fn eight_threads_that_evict_as_the_producer_closes() {
+    closed_in_the_middle(BufferPolicy::DropOldest, true);
+}
+
 #[test]
 fn f24_a_driver_that_ends_takes_what_is_being_handed_over() {
     for _ in 0..200 {

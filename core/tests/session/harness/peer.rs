@@ -216,6 +216,7 @@ impl Peer {
                 matches!(
                     wrote,
                     Wrote::Method(0, AMQPClass::Connection(connection::AMQPMethod::CloseOk(_)))
+                        | Wrote::Heartbeat
                 ),
                 "after connection.close: {wrote:?}"
             );

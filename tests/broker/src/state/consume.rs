@@ -6,7 +6,7 @@ use amq_protocol::protocol::{AMQPClass, basic};
 use lavinmq_core::wire::put_deliver;
 
 use super::{
-    BrokerState, ConnId, announce,
+    BrokerState, ConnId, Fact, announce,
     channel::{Consumer, ConsumerId, Unacked},
     frames::{Refusal, put_method, short},
     publish::put_content,
@@ -171,6 +171,8 @@ impl BrokerState {
                 continue;
             };
             let consumer = open.consumers.remove(at);
+            let unacked = open.unacked.len();
+            self.note(|| Fact::Cancelled { connection: place.connection, unacked });
             if notify {
                 let cancel =
                     basic::Cancel { consumer_tag: short(&consumer.tag).into(), nowait: true };
@@ -191,6 +193,8 @@ impl BrokerState {
             self.send(id, channel, &AMQPClass::Basic(empty));
             return Ok(());
         };
+        // What expired behind it goes before the rest is counted.
+        self.counters.expired += queue_state.expire(now);
         let left = u32::try_from(queue_state.ready.len()).unwrap_or(u32::MAX);
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         let frame_max = connection.frame_max;
@@ -247,6 +251,7 @@ impl BrokerState {
         if multiple {
             let settled = open.take_unacked_through(tag).ok_or_else(unknown)?;
             for unacked in &settled {
+                self.note_settled(id, unacked, requeue);
                 self.free_room(id, channel, unacked.consumer);
             }
             self.count_settled(requeue, settled.len() as u64);
@@ -256,6 +261,7 @@ impl BrokerState {
             return Ok(());
         }
         let settled = open.take_unacked(tag).ok_or_else(unknown)?;
+        self.note_settled(id, &settled, requeue);
         self.free_room(id, channel, settled.consumer);
         self.count_settled(requeue, 1);
         if requeue == Some(true) {
@@ -313,10 +319,16 @@ impl BrokerState {
     /// Delivers from one queue to its consumers in turn, until it is empty or they have no room.
     pub(super) fn deliver(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
+        self.counters.expired += queue.expire(self.now);
+        self.deliver_unexpired(id);
+    }
+
+    /// As [`deliver`](Self::deliver), and what has just come is delivered though its time to live is 0.
+    pub(super) fn deliver_unexpired(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
         if queue.consumers.is_empty() {
             return;
         }
-        self.counters.expired += queue.expire(self.now);
         let mut refused_in_a_row = 0;
         while !queue.ready.is_empty() && refused_in_a_row < queue.consumers.len() {
             if queue.turn >= queue.consumers.len() {
@@ -351,6 +363,19 @@ impl BrokerState {
             let no_ack = consumer.no_ack;
             if !no_ack {
                 consumer.unacked += 1;
+            }
+            if let Some(facts) = &mut self.facts {
+                facts.push(Fact::Delivered {
+                    connection: place.connection,
+                    channel: place.channel,
+                    queue: queue.name.clone(),
+                    body: entry.content.body.clone(),
+                    properties: entry.content.properties.clone(),
+                    redelivered: entry.redelivered,
+                    no_ack,
+                    prefetch: consumer.prefetch,
+                    unacked: consumer.unacked,
+                });
             }
             channel.next_delivery_tag += 1;
             if !no_ack {

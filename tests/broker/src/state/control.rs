@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lavinmq_core::{
     message::{Message, Properties},
     time::Time,
-    wire::{decode_properties, put_properties},
+    wire::{decode_properties, put_ack, put_properties},
 };
 
 use super::{
@@ -210,6 +210,11 @@ impl BrokerState {
     #[must_use]
     pub fn log(&self, id: ConnId) -> Vec<Logged> {
         self.logs.read(id)
+    }
+
+    /// Keeps no more than so many methods of each of so many connections: see [`log`](Self::log).
+    pub fn limit_log(&mut self, methods: usize, connections: usize) {
+        self.logs.limit(methods, connections);
     }
 
     fn queue_by_name(&self, name: &str) -> Option<(QueueId, &Queue)> {
@@ -414,6 +419,27 @@ impl BrokerState {
         self.advance(now);
         self.controls.hold_confirms = false;
         self.send_all_confirms();
+    }
+
+    /// Confirms again the last tag of each confirm channel, where nothing is left to be said. Real
+    /// brokers do not; a client must not mind. How many that were.
+    pub fn repeat_confirms(&mut self, now: Time) -> usize {
+        self.advance(now);
+        let mut repeated = Vec::new();
+        for (id, connection) in &self.connections {
+            for (number, channel) in &connection.channels {
+                if let Some(confirms) = &channel.confirms
+                    && confirms.decided.is_empty()
+                    && confirms.next_tag > 1
+                {
+                    repeated.push((*id, *number, confirms.next_tag - 1));
+                }
+            }
+        }
+        for &(id, channel, tag) in &repeated {
+            self.write(id, |out| put_ack(out, channel, tag, false));
+        }
+        repeated.len()
     }
 
     /// Keeps the replies to methods on channels back until [`release_replies`](Self::release_replies) or

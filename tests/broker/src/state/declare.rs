@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use amq_protocol::{
     protocol::{AMQPClass, exchange as ex, queue as qu},
-    types::{AMQPValue, FieldTable, ShortString},
+    types::ShortString,
 };
 
 use super::{
     BrokerState, ConnId,
+    arguments::{
+        EXCHANGE_ARGUMENTS, QUEUE_ARGUMENTS, check_x_match, equal, equal_arguments, inequivalent,
+    },
     exchange::{Binding, Destination, Exchange, Kind},
     frames::{Refusal, short},
-    queue::{Limits, Queue, QueueId, integer, text, type_name},
+    queue::{Limits, Queue, QueueId, text, type_name},
 };
 
 impl BrokerState {
@@ -37,13 +40,22 @@ impl BrokerState {
             }
             qu::AMQPMethod::Unbind(unbind) => {
                 self.logs.add(id, channel, "queue.unbind", unbind.queue.as_str());
-                let queue = self.accessible_queue(id, channel, unbind.queue.as_str())?;
-                let binding = Binding {
-                    destination: Destination::Queue(queue),
-                    key: unbind.routing_key.as_str().to_owned(),
-                    arguments: unbind.arguments,
-                };
-                self.unbind(unbind.exchange.as_str(), &binding)?;
+                if unbind.exchange.as_str().is_empty() {
+                    return Err(default_exchange());
+                }
+                let queue = self.named_queue(id, channel, unbind.queue.as_str());
+                if let Some(queue) = self.queue_names.get(&*queue).copied() {
+                    let binding = Binding {
+                        destination: Destination::Queue(queue),
+                        key: unbind.routing_key.as_str().to_owned(),
+                        arguments: unbind.arguments,
+                    };
+                    let exchange = self.exchanges.get(unbind.exchange.as_str());
+                    if exchange.is_some_and(|exchange| exchange.bindings.contains(&binding)) {
+                        self.accessible_queue(id, channel, unbind.queue.as_str())?;
+                    }
+                    self.unbind(unbind.exchange.as_str(), &binding)?;
+                }
                 self.reply(id, channel, false, || qu::AMQPMethod::UnbindOk(qu::UnbindOk {}));
                 Ok(())
             }
@@ -126,14 +138,29 @@ impl BrokerState {
             let what = format!("invalid arg '{argument}' for queue '{name}' in vhost '/': {why}");
             Refusal::channel(406, what)
         };
-        let limits = Limits::from_arguments(&declare.arguments)
-            .map_err(|(argument, why)| invalid(argument, &why))?;
+        let rabbitmq = self.settings.personality.is_rabbitmq();
+        let limits = if rabbitmq {
+            Limits::checked_by_rabbitmq(&declare.arguments)
+        } else {
+            Limits::from_arguments(&declare.arguments)
+        };
+        let limits = limits.map_err(|(argument, why)| invalid(argument, &why))?;
+        if let Some(exchange) = declare.arguments.inner().get("x-dead-letter-exchange")
+            && rabbitmq
+            && text(exchange).is_none()
+        {
+            let what = format!(
+                "invalid type '{}' for arg 'x-dead-letter-exchange' in queue '{name}' in vhost '/'",
+                type_name(exchange)
+            );
+            return Err(Refusal::channel(406, what));
+        }
         let kind = declare.arguments.inner().get("x-queue-type").map(text);
         let known = matches!(
             kind.as_ref().map(Option::as_deref),
             None | Some(Some("classic" | "quorum" | "stream"))
         );
-        if !known && self.settings.personality.is_rabbitmq() {
+        if !known && rabbitmq {
             let kind = kind.flatten().unwrap_or_default();
             return Err(invalid("x-queue-type", &format!("\"unsupported queue type '{kind}'\"")));
         }
@@ -152,17 +179,31 @@ impl BrokerState {
     fn check_equivalent_queue(&self, queue: QueueId, declare: &qu::Declare) -> Result<(), Refusal> {
         let Some(queue) = self.queues.get(&queue) else { return Ok(()) };
         let of = format!("queue '{}' in vhost '/'", queue.name);
-        equal("durable", &of, self.is_durable(declare), queue.durable)?;
-        equal("auto_delete", &of, declare.auto_delete, queue.auto_delete)?;
         if declare.exclusive != queue.exclusive.is_some() {
             return Err(locked(&queue.name));
         }
-        equal_arguments(&of, &declare.arguments, &queue.arguments)
+        equal("durable", &of, self.is_durable(declare), queue.durable)?;
+        equal("auto_delete", &of, declare.auto_delete, queue.auto_delete)?;
+        equal_arguments(
+            self.settings.personality,
+            &of,
+            QUEUE_ARGUMENTS,
+            &declare.arguments,
+            &queue.arguments,
+        )
     }
 
     /// RabbitMQ's exclusive queues are never durable.
     const fn is_durable(&self, declare: &qu::Declare) -> bool {
         declare.durable && !(declare.exclusive && self.settings.personality.is_rabbitmq())
+    }
+
+    /// The name that a method means: an empty one is that of the queue that this channel declared last.
+    fn named_queue(&mut self, id: ConnId, channel: u16, name: &str) -> Arc<str> {
+        match self.channel_mut(id, channel) {
+            Some(open) if name.is_empty() => open.last_queue.clone(),
+            _ => Arc::from(name),
+        }
     }
 
     /// The queue of this name (empty: the one this channel declared last), if the connection may use it.
@@ -172,11 +213,7 @@ impl BrokerState {
         channel: u16,
         name: &str,
     ) -> Result<QueueId, Refusal> {
-        let last = match self.channel_mut(id, channel) {
-            Some(open) if name.is_empty() => open.last_queue.clone(),
-            _ => Arc::from(""),
-        };
-        let name = if name.is_empty() { &*last } else { name };
+        let name = &*self.named_queue(id, channel, name);
         let missing = || Refusal::channel(404, format!("no queue '{name}' in vhost '/'"));
         let queue_id = self.queue_names.get(name).copied().ok_or_else(missing)?;
         let owner = self.queues.get(&queue_id).and_then(|queue| queue.exclusive);
@@ -271,7 +308,10 @@ impl BrokerState {
             }
             ex::AMQPMethod::Unbind(unbind) => {
                 self.logs.add(id, channel, "exchange.unbind", unbind.destination.as_str());
-                let destination = self.existing_exchange(unbind.destination.as_str())?;
+                if unbind.destination.as_str().is_empty() {
+                    return Err(default_exchange());
+                }
+                let destination = Destination::Exchange(unbind.destination.as_str().into());
                 let key = unbind.routing_key.as_str().to_owned();
                 let binding = Binding { destination, key, arguments: unbind.arguments };
                 self.unbind(unbind.source.as_str(), &binding)?;
@@ -287,9 +327,6 @@ impl BrokerState {
 
     fn declare_exchange(&mut self, declare: ex::Declare) -> Result<(), Refusal> {
         let name = declare.exchange.as_str();
-        if declare.passive && name.is_empty() {
-            return Ok(());
-        }
         if name.is_empty() {
             return Err(default_exchange());
         }
@@ -326,13 +363,21 @@ impl BrokerState {
         equal("durable", &of, declare.durable, existing.durable)?;
         equal("auto_delete", &of, declare.auto_delete, existing.auto_delete)?;
         equal("internal", &of, declare.internal, existing.internal)?;
-        equal_arguments(&of, &declare.arguments, &existing.arguments)
+        equal_arguments(
+            self.settings.personality,
+            &of,
+            EXCHANGE_ARGUMENTS,
+            &declare.arguments,
+            &existing.arguments,
+        )
     }
 
     fn kind(&self, name: &ShortString) -> Result<Kind, Refusal> {
         Kind::from_name(name.as_str()).ok_or_else(|| {
             if self.settings.personality.is_rabbitmq() {
-                Refusal::connection(503, format!("unknown exchange type '{name}'"))
+                // The empty name is one that it knows, but not as that of a type.
+                let how = if name.as_str().is_empty() { "invalid" } else { "unknown" };
+                Refusal::connection(503, format!("{how} exchange type '{name}'"))
             } else {
                 Refusal::channel(406, format!("unknown exchange type '{name}'"))
             }
@@ -370,18 +415,23 @@ impl BrokerState {
         if source.is_empty() {
             return Err(default_exchange());
         }
+        let rabbitmq = self.settings.personality.is_rabbitmq();
         let exchange = self.exchanges.get_mut(source).ok_or_else(|| no_exchange(source))?;
+        if rabbitmq && exchange.kind == Kind::Headers {
+            check_x_match(&binding.arguments)?;
+        }
         if !exchange.bindings.contains(&binding) {
             exchange.bindings.push(binding);
         }
         Ok(())
     }
 
+    /// What is not there is not bound: on both brokers, unbinding it is no mistake.
     fn unbind(&mut self, source: &str, binding: &Binding) -> Result<(), Refusal> {
         if source.is_empty() {
             return Err(default_exchange());
         }
-        let exchange = self.exchanges.get_mut(source).ok_or_else(|| no_exchange(source))?;
+        let Some(exchange) = self.exchanges.get_mut(source) else { return Ok(()) };
         let before = exchange.bindings.len();
         exchange.bindings.retain(|other| other != binding);
         let was_last = before > 0 && exchange.bindings.is_empty();
@@ -413,53 +463,6 @@ impl BrokerState {
     pub(super) fn generated(&mut self, prefix: &str) -> String {
         format!("{prefix}{:016x}{:06x}", self.random.next(), self.random.below(1 << 24))
     }
-}
-
-fn equal(argument: &str, of: &str, received: bool, current: bool) -> Result<(), Refusal> {
-    if received == current {
-        return Ok(());
-    }
-    Err(inequivalent(argument, of, &received.to_string(), &current.to_string()))
-}
-
-fn equal_arguments(of: &str, received: &FieldTable, current: &FieldTable) -> Result<(), Refusal> {
-    let names = received.inner().keys().chain(current.inner().keys());
-    for name in names {
-        let (received, current) =
-            (received.inner().get(name.as_str()), current.inner().get(name.as_str()));
-        if received != current {
-            let text = format!(
-                "inequivalent arg '{name}' for {of}: received {} but current is {}",
-                in_words(received),
-                in_words(current)
-            );
-            return Err(Refusal::channel(406, text));
-        }
-    }
-    Ok(())
-}
-
-/// An argument's value as RabbitMQ shows it.
-fn in_words(value: Option<&AMQPValue>) -> String {
-    let Some(value) = value else { return "none".to_owned() };
-    let shown = match value {
-        AMQPValue::Boolean(value) => value.to_string(),
-        value => integer(value)
-            .map(|n| n.to_string())
-            .or_else(|| text(value))
-            .unwrap_or_else(|| format!("{value:?}")),
-    };
-    format!("the value '{shown}' of type '{}'", type_name(value))
-}
-
-fn inequivalent(argument: &str, of: &str, received: &str, current: &str) -> Refusal {
-    Refusal::channel(
-        406,
-        format!(
-            "inequivalent arg '{argument}' for {of}: received '{received}' but current is \
-             '{current}'"
-        ),
-    )
 }
 
 fn no_exchange(name: &str) -> Refusal {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use amq_protocol::types::FieldTable;
+use amq_protocol::types::{AMQPValue, FieldTable};
 
-use super::queue::QueueId;
+use super::queue::{QueueId, integer, text};
 
 /// How an exchange chooses among its bindings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,7 @@ pub(super) enum Kind {
     Direct,
     Fanout,
     Topic,
+    Headers,
 }
 
 impl Kind {
@@ -20,6 +21,7 @@ impl Kind {
             "direct" => Some(Self::Direct),
             "fanout" => Some(Self::Fanout),
             "topic" => Some(Self::Topic),
+            "headers" => Some(Self::Headers),
             _ => None,
         }
     }
@@ -29,6 +31,7 @@ impl Kind {
             Self::Direct => "direct",
             Self::Fanout => "fanout",
             Self::Topic => "topic",
+            Self::Headers => "headers",
         }
     }
 }
@@ -69,10 +72,12 @@ impl Exchange {
         }
     }
 
-    /// The destinations that a message with this routing key goes to (one may occur twice).
+    /// The destinations that a message goes to (one may occur twice). Its headers are asked for by an
+    /// exchange that looks at them.
     pub(super) fn matching<'a>(
         &'a self,
         routing_key: &'a str,
+        headers: impl Fn() -> &'a FieldTable + 'a,
     ) -> impl Iterator<Item = &'a Destination> {
         self.bindings
             .iter()
@@ -80,9 +85,31 @@ impl Exchange {
                 Kind::Direct => binding.key == routing_key,
                 Kind::Fanout => true,
                 Kind::Topic => topic_matches(&binding.key, routing_key),
+                Kind::Headers => headers_match(&binding.arguments, headers()),
             })
             .map(|binding| &binding.destination)
     }
+}
+
+/// Whether a message's headers are those that a binding's arguments ask for: all of them, or any
+/// (`x-match`). An argument without a value asks for the header's presence. Arguments that start with
+/// `x-` ask for nothing, unless `x-match` ends with `-with-x`.
+fn headers_match(arguments: &FieldTable, headers: &FieldTable) -> bool {
+    let how = arguments.inner().get("x-match").and_then(text);
+    let how = how.as_deref().unwrap_or("all");
+    let (any, with_x) = (how.starts_with("any"), how.ends_with("-with-x"));
+    let mut asked = arguments.inner().iter().filter(|(name, _)| {
+        let name = name.as_str();
+        name != "x-match" && (with_x || !name.starts_with("x-"))
+    });
+    let met = |(name, value): (&_, &AMQPValue)| match headers.inner().get(name) {
+        None => false,
+        Some(_) if *value == AMQPValue::Void => true,
+        Some(header) => {
+            header == value || integer(header).is_some_and(|n| integer(value) == Some(n))
+        }
+    };
+    if any { asked.any(met) } else { asked.all(met) }
 }
 
 /// Whether a topic pattern (words between dots; `*` is one word, `#` is any number of them) matches a

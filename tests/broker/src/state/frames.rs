@@ -11,7 +11,7 @@ use super::{
     connection::{Connection, Phase},
     queue::QueueId,
 };
-use crate::personality::Ending;
+use crate::personality::{Ending, Personality};
 
 /// A mistake of the client's.
 #[derive(Debug)]
@@ -80,7 +80,20 @@ pub(super) fn put_heartbeat(out: &mut Vec<u8>) {
 
 /// `text`, cut to what fits into a short string.
 pub(super) fn short(text: &str) -> &str {
-    let mut end = text.len().min(255);
+    cut(text, 255)
+}
+
+/// A close's text as far as it fits. RabbitMQ shows that there was more.
+fn close_text(personality: Personality, text: &str) -> String {
+    if personality.is_rabbitmq() && text.len() > 255 {
+        format!("{}...", cut(text, 252))
+    } else {
+        short(text).to_owned()
+    }
+}
+
+fn cut(text: &str, end: usize) -> &str {
+    let mut end = text.len().min(end);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -388,7 +401,7 @@ impl BrokerState {
         open.closing = true;
         let close = chan::Close {
             reply_code: code,
-            reply_text: short(text).into(),
+            reply_text: close_text(self.settings.personality, text).into(),
             class_id: method.0,
             method_id: method.1,
         };
@@ -411,7 +424,7 @@ impl BrokerState {
         self.release_connection(id);
         let close = conn::Close {
             reply_code: code,
-            reply_text: short(text).into(),
+            reply_text: close_text(self.settings.personality, text).into(),
             class_id: method.0,
             method_id: method.1,
         };

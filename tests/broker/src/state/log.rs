@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::ConnId;
 
-/// Entries kept of one connection, and connections kept; the oldest go first.
+/// Entries kept of one connection, and connections kept, unless limited; the oldest go first.
 const ENTRIES: usize = 4096;
 const CONNECTIONS: usize = 1024;
 
@@ -22,10 +22,25 @@ pub struct Logged {
     pub count: u64,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Logs(BTreeMap<ConnId, VecDeque<Logged>>);
+#[derive(Debug)]
+pub(super) struct Logs {
+    logs: BTreeMap<ConnId, VecDeque<Logged>>,
+    entries: usize,
+    connections: usize,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self { logs: BTreeMap::new(), entries: ENTRIES, connections: CONNECTIONS }
+    }
+}
 
 impl Logs {
+    pub(super) fn limit(&mut self, entries: usize, connections: usize) {
+        self.entries = entries.max(1);
+        self.connections = connections.max(1);
+    }
+
     pub(super) fn add(
         &mut self,
         connection: ConnId,
@@ -33,8 +48,9 @@ impl Logs {
         method: &'static str,
         subject: &str,
     ) {
+        let most = self.entries;
         let entries = self.of(connection);
-        if entries.len() == ENTRIES {
+        while entries.len() >= most {
             entries.pop_front();
         }
         entries.push_back(Logged { channel, method, subject: subject.to_owned(), count: 1 });
@@ -60,13 +76,17 @@ impl Logs {
     }
 
     pub(super) fn read(&self, connection: ConnId) -> Vec<Logged> {
-        self.0.get(&connection).map(|log| log.iter().cloned().collect()).unwrap_or_default()
+        self.logs.get(&connection).map(|log| log.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn last(&self, connection: ConnId) -> Option<&'static str> {
+        Some(self.logs.get(&connection)?.back()?.method)
     }
 
     fn of(&mut self, connection: ConnId) -> &mut VecDeque<Logged> {
-        if !self.0.contains_key(&connection) && self.0.len() == CONNECTIONS {
-            self.0.pop_first();
+        while !self.logs.contains_key(&connection) && self.logs.len() >= self.connections {
+            self.logs.pop_first();
         }
-        self.0.entry(connection).or_default()
+        self.logs.entry(connection).or_default()
     }
 }

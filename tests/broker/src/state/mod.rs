@@ -3,12 +3,14 @@
 //! Read this file for the contract. `handshake` opens connections, `frames` takes frames apart and
 //! closes things, `declare`, `publish` and `consume` are the methods, `control` is what tests ask for.
 
+mod arguments;
 mod channel;
 mod connection;
 mod consume;
 mod control;
 mod declare;
 mod exchange;
+mod facts;
 mod frames;
 mod handshake;
 mod log;
@@ -26,6 +28,7 @@ use amq_protocol::protocol::AMQPClass;
 use lavinmq_core::time::Time;
 
 pub use control::{ConnectionInfo, Counters, Enqueued, StoredMessage};
+pub use facts::{Fact, Lost};
 pub use log::Logged;
 pub use settings::Settings;
 
@@ -94,6 +97,8 @@ pub struct BrokerState {
     controls: Controls,
     counters: Counters,
     logs: Logs,
+    /// What happened, if it is recorded.
+    facts: Option<Vec<Fact>>,
     /// Connections whose output, wish for input or ending changed.
     changed: Vec<ConnId>,
     /// Queues that may have something to deliver.
@@ -116,6 +121,8 @@ impl BrokerState {
             ("amq.direct", Kind::Direct),
             ("amq.fanout", Kind::Fanout),
             ("amq.topic", Kind::Topic),
+            ("amq.headers", Kind::Headers),
+            ("amq.match", Kind::Headers),
         ];
         Self {
             settings,
@@ -135,6 +142,7 @@ impl BrokerState {
             controls: Controls::default(),
             counters: Counters::default(),
             logs: Logs::default(),
+            facts: None,
             changed: Vec::new(),
             dirty: BTreeSet::new(),
             confirms_due: None,
@@ -225,6 +233,7 @@ impl BrokerState {
     /// exclusive queues are deleted.
     pub fn disconnect(&mut self, id: ConnId, now: Time) {
         self.advance(now);
+        self.note_lost(id);
         self.release_connection(id);
         self.connections.remove(&id);
         self.dispatch();

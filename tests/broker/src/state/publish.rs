@@ -1,6 +1,6 @@
 //! Publishing: content, routing, returns, confirms.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{cell::OnceCell, collections::BTreeSet, sync::Arc, time::Duration};
 
 use amq_protocol::protocol::{AMQPClass, basic, confirm};
 use bytes::Bytes;
@@ -170,7 +170,8 @@ impl BrokerState {
         }
         let mandatory = incoming.mandatory;
         let content = content(incoming, &connection.user)?;
-        let queues = self.route(&content.exchange, &content.routing_key)?;
+        self.note_received(id, channel, &content);
+        let queues = self.route(&content)?;
         self.counters.published += 1;
         let open = self.channel_mut(id, channel);
         let tag = open.and_then(|open| open.confirms.as_mut()).map(Confirms::take_tag);
@@ -202,13 +203,14 @@ impl BrokerState {
     pub(super) fn enqueue(&mut self, queue: QueueId, content: &Arc<Content>) -> bool {
         let now = self.now;
         let Some(queue_state) = self.queues.get_mut(&queue) else { return true };
+        self.counters.expired += queue_state.expire(now);
         if queue_state.refuses() {
             self.counters.refused += 1;
             return false;
         }
         queue_state.push(content.clone(), now);
-        // A waiting consumer gets it before the queue's length matters.
-        self.deliver(queue);
+        // A waiting consumer gets it before the queue's length or its time to live matter.
+        self.deliver_unexpired(queue);
         if let Some(queue_state) = self.queues.get_mut(&queue) {
             self.counters.dropped += queue_state.trim();
         }
@@ -216,7 +218,8 @@ impl BrokerState {
     }
 
     /// The queues that a message goes to, each once.
-    fn route(&self, exchange: &str, routing_key: &str) -> Result<Vec<QueueId>, Refusal> {
+    fn route(&self, content: &Content) -> Result<Vec<QueueId>, Refusal> {
+        let (exchange, routing_key) = (&*content.exchange, &*content.routing_key);
         if exchange.is_empty() {
             return Ok(self.queue_names.get(routing_key).copied().into_iter().collect());
         }
@@ -232,8 +235,10 @@ impl BrokerState {
         let mut queues = BTreeSet::new();
         let mut seen = BTreeSet::from([exchange]);
         let mut pending = vec![first];
+        let decoded = OnceCell::new();
+        let headers = || decoded.get_or_init(|| content.headers());
         while let Some(exchange) = pending.pop() {
-            for destination in exchange.matching(routing_key) {
+            for destination in exchange.matching(routing_key, headers) {
                 match destination {
                     Destination::Queue(queue) => {
                         queues.insert(*queue);
@@ -433,8 +438,8 @@ fn content(incoming: Incoming, user: &str) -> Result<Content, Refusal> {
             .map_err(|error| Refusal::connection(error.code(), error.to_string()))?;
         persistent = *decoded.delivery_mode() == Some(2);
         if let Some(text) = decoded.expiration() {
-            let millis = text.as_str().parse().map_err(|_| {
-                Refusal::channel(406, format!("invalid expiration '{text}': no_integer"))
+            let millis = millis(text.as_str()).map_err(|why| {
+                Refusal::channel(406, format!("invalid expiration '{text}': {why}"))
             })?;
             expiration = Some(Duration::from_millis(millis));
         }
@@ -455,6 +460,27 @@ fn content(incoming: Incoming, user: &str) -> Result<Content, Refusal> {
         persistent,
         expiration,
     })
+}
+
+/// The property `expiration`, or what is wrong with it, as RabbitMQ says it.
+fn millis(text: &str) -> Result<u64, String> {
+    let sign = usize::from(text.starts_with(['-', '+']));
+    let digits = text.bytes().skip(sign).take_while(u8::is_ascii_digit).count();
+    let (number, rest) = text.split_at(sign + digits);
+    let number: i64 = match number.parse() {
+        Ok(number) => number,
+        Err(_) if digits == 0 => return Err("no_integer".to_owned()),
+        Err(_) if number.starts_with('-') => return Err(format!("{{value_negative,{number}}}")),
+        Err(_) => return Err(format!("{{value_too_large,{number}}}")),
+    };
+    if !rest.is_empty() {
+        return Err(format!("{{leftover_string,\"{rest}\"}}"));
+    }
+    match u64::try_from(number) {
+        Err(_) => Err(format!("{{value_negative,{number}}}")),
+        Ok(number) if number > u32::MAX.into() => Err(format!("{{value_too_large,{number}}}")),
+        Ok(number) => Ok(number),
+    }
 }
 
 /// Appends a content's header and body frames.

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use amq_protocol::types::{AMQPValue, FieldTable};
 use bytes::Bytes;
-use lavinmq_core::time::Time;
+use lavinmq_core::{time::Time, wire::decode_properties};
 
 use super::{ConnId, channel::ConsumerId};
 
@@ -23,6 +23,14 @@ pub(super) struct Content {
     pub(super) persistent: bool,
     /// The property `expiration`.
     pub(super) expiration: Option<Duration>,
+}
+
+impl Content {
+    /// The property `headers`; empty if the properties are malformed.
+    pub(super) fn headers(&self) -> FieldTable {
+        let properties = decode_properties(&self.properties).ok();
+        properties.and_then(|properties| properties.headers().clone()).unwrap_or_default()
+    }
 }
 
 /// A message's place in one queue.
@@ -56,32 +64,70 @@ impl Limits {
 
     /// Reads the arguments, or says which one has no sensible value, and why.
     pub(super) fn from_arguments(arguments: &FieldTable) -> Result<Self, (&'static str, String)> {
-        let number = |name: &'static str| match arguments.inner().get(name) {
-            None => Ok(None),
-            Some(value) => match integer(value) {
-                None => {
-                    let why = format!("\"expected integer, got {}\"", type_name(value));
-                    Err((name, why))
-                }
-                Some(value) => u64::try_from(value)
-                    .map(Some)
-                    .map_err(|_| (name, format!("{{value_negative,{value}}}"))),
-            },
-        };
-        let overflow = match arguments.inner().get("x-overflow").map(text) {
+        let message_ttl = number(arguments, "x-message-ttl")?;
+        let max_length = number(arguments, "x-max-length")?;
+        let overflow = match arguments.inner().get("x-overflow") {
             None => Overflow::DropHead,
-            Some(how) => match how.as_deref() {
+            Some(how) => match text(how).as_deref() {
                 Some("drop-head") => Overflow::DropHead,
                 Some("reject-publish" | "reject-publish-dlx") => Overflow::RejectPublish,
-                _ => return Err(("x-overflow", "invalid_overflow".to_owned())),
+                Some(_) => return Err(("x-overflow", "invalid_overflow".to_owned())),
+                None => return Err(("x-overflow", unacceptable(how))),
             },
         };
-        Ok(Self {
-            max_length: number("x-max-length")?,
-            overflow,
-            message_ttl: number("x-message-ttl")?.map(Duration::from_millis),
-        })
+        Ok(Self { max_length, overflow, message_ttl: message_ttl.map(Duration::from_millis) })
     }
+
+    /// As [`from_arguments`](Self::from_arguments), and what RabbitMQ checks beside them, in its order,
+    /// though this broker does nothing with it.
+    pub(super) fn checked_by_rabbitmq(
+        arguments: &FieldTable,
+    ) -> Result<Self, (&'static str, String)> {
+        let field = |name: &str| arguments.inner().get(name);
+        for name in ["x-expires", "x-message-ttl"] {
+            let time = number(arguments, name)?;
+            if name == "x-expires" && time == Some(0) {
+                return Err((name, "{value_zero,0}".to_owned()));
+            }
+            if let Some(time) = time.filter(|time| *time > u32::MAX.into()) {
+                return Err((name, format!("{{value_too_large,{time}}}")));
+            }
+        }
+        if field("x-dead-letter-routing-key").is_some() && field("x-dead-letter-exchange").is_none()
+        {
+            let why = "routing_key_but_no_dlx_defined".to_owned();
+            return Err(("x-dead-letter-routing-key", why));
+        }
+        number(arguments, "x-max-length")?;
+        number(arguments, "x-max-length-bytes")?;
+        if let Some(most) = number(arguments, "x-max-priority")?.filter(|most| *most > 255) {
+            return Err(("x-max-priority", format!("{{max_value_exceeded,{most}}}")));
+        }
+        let limits = Self::from_arguments(arguments)?;
+        match field("x-single-active-consumer") {
+            None | Some(AMQPValue::Boolean(_)) => Ok(limits),
+            Some(other) => Err(("x-single-active-consumer", unacceptable(other))),
+        }
+    }
+}
+
+/// A count that is not negative.
+fn number(
+    arguments: &FieldTable,
+    name: &'static str,
+) -> Result<Option<u64>, (&'static str, String)> {
+    let Some(value) = arguments.inner().get(name) else { return Ok(None) };
+    let Some(value) = integer(value) else {
+        return Err((name, format!("\"expected integer, got {}\"", type_name(value))));
+    };
+    match u64::try_from(value) {
+        Ok(value) => Ok(Some(value)),
+        Err(_) => Err((name, format!("{{value_negative,{value}}}"))),
+    }
+}
+
+fn unacceptable(value: &AMQPValue) -> String {
+    format!("{{unacceptable_type,{}}}", type_name(value))
 }
 
 /// A field that holds an integer of any width.

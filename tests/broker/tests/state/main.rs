@@ -3,4 +3,5 @@
 
 mod common;
 mod connections;
+mod declarations;
 mod messages;
