@@ -4,6 +4,7 @@ pub mod api;
 mod appended;
 mod channels;
 mod closing;
+mod confirming;
 mod connecting;
 mod consuming;
 mod declaring;
@@ -16,6 +17,9 @@ mod leftovers;
 mod model;
 mod offenders;
 mod publishing;
+mod recovering;
+mod resending;
+mod settling;
 mod timer;
 
 use std::{
