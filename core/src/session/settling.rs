@@ -226,7 +226,7 @@ impl Session {
         self.restart_deadlines(c);
     }
 
-    /// The application took batches of so much [`Batch::weight`] out of a no-ack consumer's queue.
+    /// The application took batches of so much [`Batch::weight`](crate::consume::Batch::weight) out of a no-ack consumer's queue.
     pub fn handle_consumed(&mut self, consumer: ConsumerId, weight: u64, now: Time) {
         self.advance(now);
         let id = consumer;
