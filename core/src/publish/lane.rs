@@ -415,6 +415,35 @@ mod tests {
         assert_eq!(lane.outstanding(), 0);
     }
 
+    /// Tidying costs time: only where nearly all is settled, and no further than to half.
+    #[test]
+    fn a_lane_is_tidied_only_where_nearly_all_of_it_is_settled() {
+        let mut small = lane(SMALL_LANE as u64);
+        for tag in 2..=SMALL_LANE as u64 {
+            assert_eq!(confirm(&mut small, tag, false).1, Ok(0));
+        }
+        assert_eq!((small.stragglers.len(), small.tags.len()), (0, SMALL_LANE));
+
+        // One more: a quarter of 1,025 is 256. Tag 516 will be at the front where half is 255.
+        let mut lane = lane(1025);
+        for tag in (2..=515).chain(771..=1025) {
+            assert_eq!(confirm(&mut lane, tag, false).1, Ok(0));
+        }
+        assert_eq!((lane.stragglers.len(), lane.outstanding()), (0, 256));
+        assert_eq!(confirm(&mut lane, 770, false).1, Ok(0));
+        assert_eq!(lane.stragglers.keys().collect::<Vec<_>>(), [&1]);
+        assert_eq!((lane.base, lane.tags.len(), lane.outstanding()), (516, 510, 255));
+    }
+
+    #[test]
+    fn s26_what_is_sent_at_one_time_has_one_mark() {
+        let mut lane = lane(1);
+        lane.note_sent(Time::ZERO);
+        lane.assign_tag(ProducerId(0), 1);
+        lane.note_sent(Time::ZERO);
+        assert_eq!(lane.marks.len(), 1);
+    }
+
     #[test]
     fn s18_tags_start_at_one_on_each_channel() {
         let mut lane = lane(3);

@@ -462,6 +462,30 @@ mod tests {
         assert!(ring.is_empty() && !ring.can_send(0, 0) && ring.in_flight_bytes == 0);
     }
 
+    /// Tidying costs time: only where nearly all is settled, and no further than to half.
+    #[test]
+    fn a_window_is_tidied_only_where_nearly_all_of_it_is_settled() {
+        let mut small = ring(1024);
+        send(&mut small, 1024);
+        (1..1024).for_each(|place| _ = small.settle(place));
+        assert_eq!((small.stragglers.len(), small.window.len()), (0, SMALL_WINDOW));
+
+        // One more: a quarter of 1,025 is 256. Place 515 will be at the front where half is 255.
+        let mut ring = ring(1025);
+        send(&mut ring, 1025);
+        (1..515).chain(770..1025).for_each(|place| _ = ring.settle(place));
+        assert_eq!((ring.stragglers.len(), ring.in_flight()), (0, 256));
+        ring.settle(769);
+        assert_eq!(ring.stragglers.keys().collect::<Vec<_>>(), [&0]);
+        assert_eq!((ring.base, ring.window.len(), ring.in_flight()), (515, 510, 255));
+
+        // What is to be sent again is not set aside.
+        ring.rewind(0);
+        ring.next(0, 0).unwrap();
+        (516..768).for_each(|place| _ = ring.settle(place));
+        assert_eq!((ring.stragglers.len(), ring.base), (1, 515));
+    }
+
     #[test]
     fn settling_twice_or_beyond_the_window_is_nothing() {
         let mut ring = ring(2);
