@@ -193,6 +193,12 @@ pub struct ConsumerStats {
 }
 
 impl ConsumerStats {
+    /// A delivery with a body of so many bytes was received whole.
+    pub(crate) const fn receive(&mut self, body: usize) {
+        self.received += 1;
+        self.received_bytes += body as u64;
+    }
+
     /// Everything on the right of `received = …`.
     #[must_use]
     pub const fn received_terms(&self) -> u64 {

@@ -417,6 +417,7 @@ impl Session {
         let Some(consumer) = self.consumers.get_mut(id.0) else { return Ok(false) };
         let closing = consumer.is_closing();
         if consumer.config.no_ack {
+            consumer.stats.receive(body);
             consumer.stats.acked += 1;
             // What still comes while it closes is handed over as well: nobody else gets it. Then
             // nobody waits for room, either: cancel-ok has to be read.
@@ -428,37 +429,28 @@ impl Session {
                     self.pause_reading(id, generation);
                 }
             }
-        }
-        let Some(consumer) = self.consumers.get_mut(id.0) else { return Ok(false) };
-        consumer.stats.received += 1;
-        consumer.stats.received_bytes += body as u64;
-        if consumer.config.no_ack {
             return Ok(true);
         }
         let prefetch = consumer.config.prefetch;
         let Some(subscription) = consumer.subscription_mut(generation) else {
+            consumer.stats.receive(body);
             consumer.stats.abandoned += 1;
             return Ok(false);
         };
         let expected = subscription.acks.next_tag();
+        if tag != expected {
+            return Err(ProtocolError::DeliveryTag { channel, expected, got: tag });
+        }
         // The broker has seen at most those settlements that are written: by its own count these are
         // outstanding, too.
         let outstanding = subscription.acks.outstanding() + subscription.acks.settling();
-        let wrong = if tag != expected {
-            Some(ProtocolError::DeliveryTag { channel, expected, got: tag })
-        } else if outstanding >= held_at_most(prefetch) {
-            Some(ProtocolError::PrefetchExceeded { channel, prefetch, outstanding })
-        } else {
-            None
-        };
-        if let Some(error) = wrong {
-            consumer.stats.received -= 1;
-            consumer.stats.received_bytes -= body as u64;
-            return Err(error);
+        if outstanding >= held_at_most(prefetch) {
+            return Err(ProtocolError::PrefetchExceeded { channel, prefetch, outstanding });
         }
-        let Some(subscription) = consumer.subscription_mut(generation) else { return Ok(false) };
         subscription.acks.received();
-        if closing || subscription.cancelled {
+        let unwanted = closing || subscription.cancelled;
+        consumer.stats.receive(body);
+        if unwanted {
             // Nobody is there to take it (s31, s48).
             let run = crate::consume::SettleRun {
                 generation,
