@@ -21,7 +21,6 @@ use super::{
     delivery::{Acker, Delivery, Parcel, Received},
     events::EventHub,
     link::{Control, Hold},
-    waiting::Place,
 };
 use crate::{event::EndReason, session::Report};
 
@@ -198,8 +197,7 @@ impl<K: Kind> Consumer<K> {
     /// The consumer closes even if the future is dropped once it was polled.
     pub async fn close(&mut self) -> Report {
         self.begin_close();
-        let mut place = Place::new(|key| self.shared.stop_awaiting_end(key));
-        poll_fn(|cx| self.shared.poll_ended(cx, &mut place.key)).await
+        self.shared.ended().await
     }
 
     fn begin_close(&self) {
@@ -212,9 +210,7 @@ impl<K: Kind> Consumer<K> {
 impl Consumer<Manual> {
     /// Waits until everything settled so far is written, or belongs to a channel that is gone.
     pub async fn settled(&self) {
-        let target = self.shared.settle_target();
-        let mut place = Place::new(|key| self.shared.stop_awaiting_settled(key));
-        poll_fn(|cx| self.shared.poll_settled(cx, target, &mut place.key)).await;
+        self.shared.settled().await;
     }
 
     /// Calls `handler` for each delivery, up to `concurrency` at a time, until the stream ends;
@@ -385,15 +381,12 @@ impl ConsumerHandle {
     /// The consumer closes even if the future is dropped once it was polled.
     pub async fn close(&self) -> Report {
         self.begin_close();
-        let mut place = Place::new(|key| self.shared.stop_awaiting_end(key));
-        poll_fn(|cx| self.shared.poll_ended(cx, &mut place.key)).await
+        self.shared.ended().await
     }
 
     /// Waits until everything settled so far is written, or belongs to a channel that is gone.
     pub async fn settled(&self) {
-        let target = self.shared.settle_target();
-        let mut place = Place::new(|key| self.shared.stop_awaiting_settled(key));
-        poll_fn(|cx| self.shared.poll_settled(cx, target, &mut place.key)).await;
+        self.shared.settled().await;
     }
 
     fn begin_close(&self) {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -13,7 +14,7 @@ use super::{
     link::DriverLink,
     settles::SettleLog,
     sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock},
-    waiting::Waiting,
+    waiting::{Place, Waiting},
 };
 use crate::{
     config::ConsumerConfig,
@@ -298,6 +299,26 @@ impl ConsumerShared {
         }
     }
 
+    /// The end of the consumer. A future that is dropped gives up its place.
+    pub(crate) async fn ended(&self) -> Report {
+        let mut place = Place::new(|key| {
+            // Dropped outside the lock.
+            let waker = lock(&self.inbox).closers.leave(key);
+            drop(waker);
+        });
+        poll_fn(|cx| self.poll_ended(cx, &mut place.key)).await
+    }
+
+    /// Everything settled until now is written, or never will be.
+    pub(crate) async fn settled(&self) {
+        let target = self.settle_target();
+        let mut place = Place::new(|key| {
+            let waker = self.settles.lock().waiting().leave(key);
+            drop(waker);
+        });
+        poll_fn(|cx| self.poll_settled(cx, target, &mut place.key)).await;
+    }
+
     /// Ready once the consumer has ended.
     /// `key` is the future's own, once it waits.
     pub(crate) fn poll_ended(&self, cx: &Context<'_>, key: &mut Option<u64>) -> Poll<Report> {
@@ -309,12 +330,6 @@ impl ConsumerShared {
         drop(inbox);
         drop(old);
         Poll::Pending
-    }
-
-    /// A future that waited for the end was dropped.
-    pub(crate) fn stop_awaiting_end(&self, key: u64) {
-        let waker = lock(&self.inbox).closers.leave(key);
-        drop(waker);
     }
 
     /// How many settlements have to be written for all of those made until now.
@@ -338,12 +353,6 @@ impl ConsumerShared {
         drop(settles);
         drop(old);
         Poll::Pending
-    }
-
-    /// A future that waited for settlements to be written was dropped.
-    pub(crate) fn stop_awaiting_settled(&self, key: u64) {
-        let waker = self.settles.lock().waiting().leave(key);
-        drop(waker);
     }
 
     // ---- for the driver -------------------------------------------------------------------------
