@@ -16,6 +16,23 @@ pub(crate) struct Recorded {
     pub(crate) standing: bool,
 }
 
+impl Recorded {
+    /// It no longer stands, as far as is known: the declaration that finds it or makes it again.
+    fn again(&mut self) -> Declaration {
+        self.standing = false;
+        let mut config = self.config.clone();
+        let server_named = config.name.is_empty();
+        let why = if server_named && !config.exclusive {
+            config.name = self.name.clone();
+            config.passive = true;
+            Why::LookUp(self.name.clone())
+        } else {
+            Why::Replay(self.name.clone())
+        };
+        Declaration::new(config, why)
+    }
+}
+
 /// A declaration to send.
 #[derive(Clone, Debug)]
 pub(crate) struct Declaration {
@@ -57,17 +74,7 @@ impl Topology {
     pub(crate) fn replay(&mut self) {
         self.todo.retain(|declaration| matches!(declaration.why, Why::Request(_)));
         for queue in self.queues.iter_mut().rev() {
-            queue.standing = false;
-            let mut config = queue.config.clone();
-            let server_named = config.name.is_empty();
-            let why = if server_named && !config.exclusive {
-                config.name = queue.name.clone();
-                config.passive = true;
-                Why::LookUp(queue.name.clone())
-            } else {
-                Why::Replay(queue.name.clone())
-            };
-            self.todo.push_front(Declaration::new(config, why));
+            self.todo.push_front(queue.again());
         }
     }
 
@@ -75,13 +82,9 @@ impl Topology {
     /// stand is not certain. Those that the broker named went with their connection, or are looked up
     /// once that is found to be lost.
     pub(crate) fn verify(&mut self) {
-        for queue in self.queues.iter_mut().rev() {
-            if !queue.standing || queue.config.name.is_empty() {
-                continue;
-            }
-            queue.standing = false;
-            let why = Why::Replay(queue.name.clone());
-            self.todo.push_front(Declaration::new(queue.config.clone(), why));
+        let named = |queue: &&mut Recorded| queue.standing && !queue.config.name.is_empty();
+        for queue in self.queues.iter_mut().rev().filter(named) {
+            self.todo.push_front(queue.again());
         }
     }
 
