@@ -4,7 +4,7 @@ use std::thread;
 
 use lavinmq_core::error::ProtocolError;
 
-use crate::{words::*, *};
+use crate::{nesting::nested, words::*, *};
 
 /// A session that has written its protocol header, and waits for Start.
 fn awaiting_start() -> Stage {
@@ -21,17 +21,6 @@ fn loss(stage: &mut Stage) -> Loss {
         State::Closed { loss: Some(loss) } => loss.clone(),
         other => panic!("{other}: {}", stage.session.explain(stage.now)),
     }
-}
-
-fn nested_table(depth: usize) -> Vec<u8> {
-    let mut bytes = vec![0; 4];
-    for _ in 1..depth {
-        let mut outer = u32::try_from(bytes.len() + 3).unwrap().to_be_bytes().to_vec();
-        outer.extend_from_slice(b"\x01kF");
-        outer.extend_from_slice(&bytes);
-        bytes = outer;
-    }
-    bytes
 }
 
 #[test]
@@ -189,7 +178,7 @@ fn f21_tables_nested_as_deep_as_a_frame_allows_need_little_stack() {
     let run = || {
         let mut stage = awaiting_start();
         let mut start = vec![0, 10, 0, 10, 0, 9];
-        start.extend(nested_table(1_100));
+        start.extend(nested(1_100));
         start.extend([0; 8]);
         feed_counted(&mut stage, PUB, &frame(1, 0, &start));
         assert!(!stage.peers[PUB].up);
@@ -197,7 +186,7 @@ fn f21_tables_nested_as_deep_as_a_frame_allows_need_little_stack() {
         let mut stage = Stage::connected(config());
         let (_, channel, _) = stage.consuming();
         let mut header = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x20, 0];
-        header.extend(nested_table(18_000));
+        header.extend(nested(18_000));
         let mut bytes = begun_delivery(channel, 1, &header);
         bytes.extend(frame(3, channel, b"x"));
         feed_counted(&mut stage, CON, &bytes);
@@ -220,7 +209,7 @@ fn f21_headers_that_cannot_be_read_are_no_poison() {
         table(b"\x01kz\x01"),
         table(b"\x01kS\xFF\xFF\xFF\xFF"),
         vec![0x20, 0, 0xFF, 0xFF, 0xFF, 0xFF],
-        [&[0x20, 0][..], &nested_table(600)].concat(),
+        [&[0x20, 0][..], &nested(600)].concat(),
     ];
     for raw in unreadable {
         let mut stage = Stage::connected(config());

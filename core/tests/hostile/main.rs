@@ -19,6 +19,7 @@ mod advisories;
 mod defects;
 #[path = "../session/harness/mod.rs"]
 mod harness;
+mod nesting;
 #[path = "../session_consuming/words.rs"]
 mod words;
 

@@ -1,13 +1,11 @@
 //! Hostile nesting costs an error, not a stack (semantics f21), on threads with little of it.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may, and need threads")]
-
 use std::thread;
 
 use lavinmq_core::wire::{self, MAX_NESTING, WireError};
 
 /// A field table with `depth` tables in each other, itself included.
-fn nested(depth: usize) -> Vec<u8> {
+pub fn nested(depth: usize) -> Vec<u8> {
     let mut bytes = vec![0; 4];
     for _ in 1..depth {
         let mut outer = u32::try_from(bytes.len() + 3).unwrap().to_be_bytes().to_vec();
