@@ -14,6 +14,7 @@
     reason = "tests: a panic is a failure; they use a part of the words"
 )]
 
+mod arriving;
 mod leaving;
 mod turns;
 
