@@ -17,6 +17,7 @@
 mod arriving;
 mod leaving;
 mod turns;
+mod whole_client;
 
 #[path = "../session/harness/mod.rs"]
 mod harness;
