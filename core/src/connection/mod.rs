@@ -287,4 +287,17 @@ mod tests {
         connection.transmit.append(|out| out.push(0));
         assert!(!connection.reads());
     }
+
+    #[test]
+    fn s6_heartbeats_go_out_at_half_the_interval_and_two_are_the_limit_and_0_is_off() {
+        let mut connection = Connection::new(Role::All);
+        let times =
+            |connection: &Connection| (connection.heartbeat_every(), connection.silence_limit());
+        assert_eq!(times(&connection), (None, None));
+        connection.tuned.heartbeat = 1;
+        let seconds = |seconds| Some(Duration::from_secs_f32(seconds));
+        assert_eq!(times(&connection), (seconds(0.5), seconds(2.0)));
+        connection.tuned.heartbeat = 10;
+        assert_eq!(times(&connection), (seconds(5.0), seconds(20.0)));
+    }
 }
