@@ -29,13 +29,13 @@ struct Effort {
 }
 
 /// The sinks of a run, ended with it.
-struct Sink {
+pub(crate) struct Sink {
     process: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Sink {
-    fn start(program: &Path, core: Option<usize>, spin: u64) -> Fallible<Self> {
+    pub(crate) fn start(program: &Path, core: Option<usize>, spin: u64) -> Fallible<Self> {
         let mut command = Command::new(program);
         command.args(["sink", "--spin", &spin.to_string()]).stdout(Stdio::piped());
         if let Some(core) = core {
