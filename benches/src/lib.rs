@@ -4,12 +4,13 @@
 //! From the bottom up: `wire` (frames), `sink` (the fast peer), `raw` (a blocking client
 //! without comfort), `modes` (what is done) and `ceilings` (how fast it must be),
 //! `contestants` (who does it), `usage` (what it cost), `child` (one measured run),
-//! `versus` (all runs, interleaved), `report` (the tables).
+//! `versus` (all runs, interleaved), `report` (the tables); `large` (large bodies, by itself).
 
 mod ceilings;
 mod child;
 mod cli;
 mod contestants;
+mod large;
 mod machine;
 mod modes;
 mod plots;
