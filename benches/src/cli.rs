@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::child::Plan;
+use crate::hand_over::{self, HandOver};
 use crate::modes::{Mode, Task};
 use crate::raw::Target;
 use crate::sink::Manner;
@@ -24,6 +25,8 @@ struct Cli {
 enum Command {
     /// All contestants in all modes, interleaved; prints a table.
     Versus(Versus),
+    /// The hand-over between publishing threads and the driver: queues with and without a lock.
+    HandOver(HandOver),
     /// The fast sink alone: prints its port, and serves until killed.
     Sink(Sink),
     /// The sink counts and checks what the raw client sends and takes; prints its speed.
@@ -116,6 +119,7 @@ struct Contestant {
 pub(crate) fn run(allocations: Option<AllocationCount>) -> Fallible<ExitCode> {
     match Cli::parse().command {
         Command::Versus(options) => versus::run(&options)?,
+        Command::HandOver(options) => hand_over::run(&options)?,
         Command::Sink(options) => {
             options.core.map(machine::pin).transpose()?;
             let spin = Duration::from_micros(options.spin);

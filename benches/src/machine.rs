@@ -30,7 +30,12 @@ pub(crate) fn load() -> String {
 
 /// Keeps this process, and what it starts from now on, on one core.
 pub(crate) fn pin(core: usize) -> crate::Fallible {
+    pin_to(&[core])
+}
+
+/// The same, on some cores.
+pub(crate) fn pin_to(cores: &[usize]) -> crate::Fallible {
     let mut set = rustix::thread::CpuSet::new();
-    set.set(core);
+    cores.iter().for_each(|&core| set.set(core));
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }

@@ -20,14 +20,14 @@ pub(crate) struct Row {
 
 /// The middle of several runs, and the best and the worst of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<_> = values.collect();
         values.sort_by(f64::total_cmp);
         let median = match values.len() {
@@ -76,7 +76,7 @@ pub(crate) struct Report {
     pub(crate) broker: bool,
 }
 
-type Cells = Vec<String>;
+pub(crate) type Cells = Vec<String>;
 
 impl Report {
     /// For a terminal.
@@ -282,7 +282,7 @@ fn rate(value: f64) -> String {
 }
 
 /// Columns side by side: the first to the left, the others to the right.
-fn aligned(table: &[Cells]) -> String {
+pub(crate) fn aligned(table: &[Cells]) -> String {
     let columns = table.first().map_or(0, Vec::len);
     let width = |column: usize| {
         table.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
