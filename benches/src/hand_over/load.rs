@@ -43,6 +43,9 @@ const TICK: Duration = Duration::from_millis(100);
 pub(super) struct Load {
     pub(super) threads: usize,
     pub(super) time: Duration,
+    /// What a publisher does between two messages, in rounds of [`work`]. Zero: nothing, so that
+    /// the buffer is full most of the time.
+    pub(super) work: u32,
     /// Read the clock around each push. Costs as much as half a push, so that CPU time is measured
     /// without.
     pub(super) timed: bool,
@@ -130,7 +133,7 @@ fn run_and_see<H: HandOver>(load: Load, see: impl FnMut(&[u8]) -> Fallible) -> F
     thread::scope(|scope| {
         let before = Usage::now(None)?;
         let publishers: Vec<_> = (0..load.threads)
-            .map(|number| scope.spawn(move || publish(hand_over, link, driver, number, load.timed)))
+            .map(|number| scope.spawn(move || publish(hand_over, link, driver, number, load)))
             .collect();
         let taken = Driver::new()?.drive(hand_over, link, load.time, see)?;
         let cost = before.elapsed(None)?;
@@ -168,7 +171,7 @@ fn publish<H: HandOver>(
     link: &Link,
     driver: &Thread,
     number: usize,
-    timed: bool,
+    load: Load,
 ) -> Fallible<Published> {
     let mut published = Published { count: 0, full: 0, pushes: latencies()? };
     // Sixteen bytes: who, and which.
@@ -176,7 +179,8 @@ fn publish<H: HandOver>(
     body[..8].copy_from_slice(&(number as u64).to_le_bytes());
     while !link.stop.load(Ordering::Relaxed) {
         body[8..].copy_from_slice(&published.count.to_le_bytes());
-        let start = timed.then(Instant::now);
+        work(load.work);
+        let start = load.timed.then(Instant::now);
         if link.accepted_since_turn.load(Ordering::Relaxed) >= ACCEPTED_PER_TURN {
             // A publish of the client yields to its executor here, which has nobody else to run.
             link.accepted_since_turn.store(0, Ordering::Relaxed);
@@ -201,6 +205,15 @@ fn publish<H: HandOver>(
     link.publishing.fetch_sub(1, Ordering::Release);
     driver.unpark();
     Ok(published)
+}
+
+/// Keeps a core busy, for about a nanosecond a round.
+fn work(rounds: u32) {
+    let mut x = 1_u64;
+    for _ in 0..rounds {
+        x = std::hint::black_box(x).wrapping_mul(3);
+    }
+    std::hint::black_box(x);
 }
 
 /// The driver's side: takes, keeps in a buffer, encodes, and writes what is encoded to a socket,
@@ -313,7 +326,7 @@ mod tests {
     /// Each publisher's messages come in order and without a gap, and as many as it accepted.
     fn hands_over_everything_in_order<H: HandOver>() -> Fallible {
         let mut next = [0; 5];
-        let load = Load { threads: 5, time: Duration::from_millis(50), timed: true };
+        let load = Load { threads: 5, time: Duration::from_millis(50), work: 0, timed: true };
         let outcome = run_and_see::<H>(load, |body| {
             let (who, which) = body.split_at(8);
             let who = u64::from_le_bytes(who.try_into()?) as usize;
