@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::child::Plan;
 use crate::hand_over::{self, HandOver};
@@ -23,7 +23,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// All contestants in all modes, interleaved; prints a table.
+    /// All contestants in all modes, against the sink and a real broker; prints tables.
     Versus(Versus),
     /// The hand-over between publishing threads and the driver: queues with and without a lock.
     HandOver(HandOver),
@@ -39,7 +39,7 @@ enum Command {
 /// What `versus` is asked for.
 #[derive(Debug, Args)]
 pub(crate) struct Versus {
-    /// Two minutes: fewer and shorter rounds, 1 KiB in the modes that have a ceiling there.
+    /// Two minutes: fewer and shorter rounds, fewer contestants, and beside 16 B only some modes.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Only these modes.
@@ -48,7 +48,7 @@ pub(crate) struct Versus {
     /// Only these contestants.
     #[arg(long, value_delimiter = ',')]
     pub(crate) contestants: Vec<String>,
-    /// Body sizes in bytes, instead of 16 and 1024.
+    /// Body sizes in bytes, instead of 16, 1024, 65536 and 1048576 (at the broker: 16).
     #[arg(long, value_delimiter = ',')]
     pub(crate) sizes: Vec<usize>,
     /// Rounds: the median of so many runs.
@@ -57,8 +57,11 @@ pub(crate) struct Versus {
     /// How long one run is measured, in milliseconds.
     #[arg(long)]
     pub(crate) budget: Option<u64>,
-    /// A broker, instead of the sink. Queues beginning with `lavinmq-benches` are emptied
-    /// and deleted.
+    /// What the clients talk to.
+    #[arg(long, value_enum, default_value_t = Against::Both)]
+    pub(crate) against: Against,
+    /// A broker that is running, instead of a private RabbitMQ (as in AMQP_TEST_URL). Queues
+    /// beginning with `lavinmq-benches` are emptied and deleted.
     #[arg(long)]
     pub(crate) url: Option<Target>,
     /// Leave it to the kernel which cores are used.
@@ -67,7 +70,7 @@ pub(crate) struct Versus {
     /// The core of the clients.
     #[arg(long, default_value_t = 0)]
     pub(crate) client_core: usize,
-    /// The core of the sink.
+    /// The core of the sink, and of the private broker.
     #[arg(long, default_value_t = 1)]
     pub(crate) sink_core: usize,
     /// The sink looks for bytes this long before it sleeps, in microseconds: the client then
@@ -77,6 +80,18 @@ pub(crate) struct Versus {
     /// Write the tables to this file as well, as markdown.
     #[arg(long)]
     pub(crate) markdown: Option<PathBuf>,
+    /// Draw the plots into this directory: cost.svg and latency.svg.
+    #[arg(long)]
+    pub(crate) plots: Option<PathBuf>,
+}
+
+/// The parts of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Against {
+    /// The sink, and then a broker.
+    Both,
+    Sink,
+    Broker,
 }
 
 #[derive(Debug, Args)]
@@ -113,6 +128,12 @@ struct Contestant {
     budget: u64,
     #[arg(long)]
     core: Option<usize>,
+    /// Publish transient messages even where the client's default is persistent ones.
+    #[arg(long)]
+    transient: bool,
+    /// Count system calls.
+    #[arg(long)]
+    syscalls: bool,
 }
 
 /// Does what the command line says.
@@ -130,10 +151,16 @@ pub(crate) fn run(allocations: Option<AllocationCount>) -> Fallible<ExitCode> {
             options.core.map(machine::pin).transpose()?;
             let plan = Plan {
                 contestant: options.name,
-                task: Task { mode: options.mode, size: options.size, queue: options.queue },
+                task: Task {
+                    mode: options.mode,
+                    size: options.size,
+                    queue: options.queue,
+                    transient: options.transient,
+                },
                 target: options.url,
                 sink: options.sink,
                 budget: Duration::from_millis(options.budget),
+                syscalls: options.syscalls,
             };
             child::run(&plan, allocations)?;
         }

@@ -1,8 +1,6 @@
 //! A table with a title, for a terminal and for a page.
 
-use std::fmt::Write;
-
-use crate::report::{Cells, aligned};
+use crate::report::{Cells, aligned, markdown};
 
 /// Rows of cells, the first of them the heads of the columns.
 #[derive(Debug)]
@@ -26,14 +24,7 @@ impl Table {
     }
 
     pub(crate) fn markdown(&self) -> String {
-        let mut out = format!("### {}\n\n", self.title);
-        for (i, row) in self.rows.iter().enumerate() {
-            let _ = writeln!(out, "| {} |", row.join(" | "));
-            if i == 0 {
-                let _ = writeln!(out, "|---|{}", "---:|".repeat(row.len() - 1));
-            }
-        }
-        out
+        format!("### {}\n\n{}", self.title, markdown(&self.rows))
     }
 }
 

@@ -17,7 +17,7 @@ use lavinmq_core::{Message, Time};
 
 use super::queues::{HandOver, Pushed};
 use crate::contestants::{Latencies, latencies, record};
-use crate::usage::Usage;
+use crate::usage::{Counters, Usage};
 use crate::{Failure, Fallible};
 
 /// What both stages hold at most, as in a producer by default.
@@ -131,12 +131,13 @@ fn run_and_see<H: HandOver>(load: Load, see: impl FnMut(&[u8]) -> Fallible) -> F
     let driver = thread::current();
     let (link, hand_over, driver) = (&link, &hand_over, &driver);
     thread::scope(|scope| {
-        let before = Usage::now(None)?;
+        let mut nothing = Counters::default();
+        let before = Usage::now(&mut nothing)?;
         let publishers: Vec<_> = (0..load.threads)
             .map(|number| scope.spawn(move || publish(hand_over, link, driver, number, load)))
             .collect();
         let taken = Driver::new()?.drive(hand_over, link, load.time, see)?;
-        let cost = before.elapsed(None)?;
+        let cost = before.elapsed(&mut nothing)?;
         let mut outcome = Outcome {
             #[cfg(test)]
             messages: taken,
