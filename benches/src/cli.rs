@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::child::Plan;
 use crate::hand_over::{self, HandOver};
 use crate::modes::{Mode, Task};
+use crate::outage::{self, Outage};
 use crate::raw::Target;
 use crate::sink::Manner;
 use crate::{AllocationCount, Fallible, child, machine, sink, versus};
@@ -27,6 +28,8 @@ enum Command {
     Versus(Versus),
     /// The hand-over between publishing threads and the driver: queues with and without a lock.
     HandOver(HandOver),
+    /// What a cut costs: from it to the first message sent again, and draining a full buffer.
+    Outage(Outage),
     /// The fast sink alone: prints its port, and serves until killed.
     Sink(Sink),
     /// The sink counts and checks what the raw client sends and takes; prints its speed.
@@ -141,6 +144,7 @@ pub(crate) fn run(allocations: Option<AllocationCount>) -> Fallible<ExitCode> {
     match Cli::parse().command {
         Command::Versus(options) => versus::run(&options)?,
         Command::HandOver(options) => hand_over::run(&options)?,
+        Command::Outage(options) => outage::run(&options)?,
         Command::Sink(options) => {
             options.core.map(machine::pin).transpose()?;
             let spin = Duration::from_micros(options.spin);

@@ -339,7 +339,7 @@ mod tests {
             Ok(())
         })?;
         assert!(outcome.messages > 0);
-        assert_eq!(outcome.messages, next.iter().sum());
+        assert_eq!(outcome.messages, next.iter().sum::<u64>());
         assert_eq!(outcome.messages, outcome.pushes.len());
         Ok(())
     }
