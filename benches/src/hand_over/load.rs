@@ -321,7 +321,7 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use super::super::queues::{Array, ParkingLot, Segmented, StdLock};
+    use super::super::queues::{Array, ParkingLot, ParkingLotHeld, Segmented, StdLock};
     use super::*;
 
     /// Each publisher's messages come in order and without a gap, and as many as it accepted.
@@ -349,6 +349,7 @@ mod tests {
         hands_over_everything_in_order::<Segmented>()?;
         hands_over_everything_in_order::<Array>()?;
         hands_over_everything_in_order::<StdLock>()?;
-        hands_over_everything_in_order::<ParkingLot>()
+        hands_over_everything_in_order::<ParkingLot>()?;
+        hands_over_everything_in_order::<ParkingLotHeld>()
     }
 }

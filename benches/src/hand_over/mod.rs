@@ -12,7 +12,7 @@ use clap::Args;
 use lavinmq_core::publish::Accepted;
 
 use self::load::{Load, Outcome};
-use self::queues::{Array, ParkingLot, Segmented, StdLock};
+use self::queues::{Array, ParkingLot, ParkingLotHeld, Segmented, StdLock};
 use crate::contestants::{Latencies, latencies};
 use crate::report::Spread;
 use crate::table::{Findings, Table, time};
@@ -47,11 +47,12 @@ struct Candidate {
     run: fn(Load) -> Fallible<Outcome>,
 }
 
-const CANDIDATES: [Candidate; 4] = [
+const CANDIDATES: [Candidate; 5] = [
     Candidate { name: "SegQueue", run: load::run::<Segmented> },
     Candidate { name: "ArrayQueue", run: load::run::<Array> },
     Candidate { name: "Mutex<VecDeque>, std", run: load::run::<StdLock> },
     Candidate { name: "Mutex<VecDeque>, parking_lot", run: load::run::<ParkingLot> },
+    Candidate { name: "the same, held to drain", run: load::run::<ParkingLotHeld> },
 ];
 
 /// What a candidate did with so many threads.
@@ -76,7 +77,7 @@ const WORK: u32 = 1_000;
 /// Runs all candidates, and prints the tables.
 pub(crate) fn run(options: &HandOver) -> Fallible {
     machine::pin_to(&options.cores)?;
-    let (rounds, budget) = if options.quick { (3, 150) } else { (9, 500) };
+    let (rounds, budget) = if options.quick { (3, 100) } else { (9, 500) };
     let rounds = options.rounds.unwrap_or(rounds).max(1);
     let budget = Duration::from_millis(options.budget.unwrap_or(budget));
     let load_before = machine::load();

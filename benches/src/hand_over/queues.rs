@@ -103,8 +103,9 @@ pub(super) struct WithoutLock<Q> {
 /// The client's choice.
 pub(super) type Segmented = WithoutLock<SegQueue<Accepted>>;
 pub(super) type Array = WithoutLock<ArrayQueue<Accepted>>;
-pub(super) type StdLock = WithLock<Mutex<Locked>>;
-pub(super) type ParkingLot = WithLock<parking_lot::Mutex<Locked>>;
+pub(super) type StdLock = WithLock<Mutex<Locked>, true>;
+pub(super) type ParkingLot = WithLock<parking_lot::Mutex<Locked>, true>;
+pub(super) type ParkingLotHeld = WithLock<parking_lot::Mutex<Locked>, false>;
 
 const BYTES_BITS: u32 = 36;
 const BYTES_MASK: u64 = (1 << BYTES_BITS) - 1;
@@ -226,10 +227,11 @@ impl<T: Send + 'static> Lock<T> for parking_lot::Mutex<T> {
     }
 }
 
-/// Everything under one lock, which then needs no atomic beside it. The driver takes the whole
-/// deque at once, so that it holds the lock for a few instructions only.
+/// Everything under one lock, which then needs no atomic beside it. With `SWAPS` the driver takes
+/// the whole deque at once, so that it holds the lock for a few instructions only; without, it holds
+/// it for the whole of a visit.
 #[derive(Debug)]
-pub(super) struct WithLock<L> {
+pub(super) struct WithLock<L, const SWAPS: bool> {
     capacity: u64,
     locked: L,
     /// Written by the driver alone, which needs no lock for that.
@@ -245,7 +247,7 @@ pub(super) struct Locked {
     bytes: u64,
 }
 
-impl<L: Lock<Locked>> HandOver for WithLock<L> {
+impl<L: Lock<Locked>, const SWAPS: bool> HandOver for WithLock<L, SWAPS> {
     type Local = VecDeque<Accepted>;
 
     fn new(capacity: u64) -> Self {
@@ -276,6 +278,12 @@ impl<L: Lock<Locked>> HandOver for WithLock<L> {
     }
 
     fn take(&self, local: &mut Self::Local, max: usize, each: impl FnMut(Accepted)) -> bool {
+        if !SWAPS {
+            return self.locked.with(|locked| {
+                locked.queue.drain(..max.min(locked.queue.len())).for_each(each);
+                !locked.queue.is_empty()
+            });
+        }
         let swaps = local.is_empty();
         if swaps {
             self.locked.with(|locked| std::mem::swap(&mut locked.queue, local));
