@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::child::Plan;
 use crate::hand_over::{self, HandOver};
+use crate::latency::{self, Latency, LatencyRun};
 use crate::modes::{Mode, Task};
 use crate::outage::{self, Outage};
 use crate::raw::Target;
@@ -26,6 +27,11 @@ struct Cli {
 enum Command {
     /// All contestants in all modes, against the sink and a real broker; prints tables.
     Versus(Versus),
+    /// Latency under load: to acceptance, and to the confirm at a constant rate.
+    Latency(Latency),
+    /// One run of `latency`; prints a histogram on one line.
+    #[command(hide = true)]
+    LatencyRun(LatencyRun),
     /// The hand-over between publishing threads and the driver: queues with and without a lock.
     HandOver(HandOver),
     /// What a cut costs: from it to the first message sent again, and draining a full buffer.
@@ -143,6 +149,8 @@ struct Contestant {
 pub(crate) fn run(allocations: Option<AllocationCount>) -> Fallible<ExitCode> {
     match Cli::parse().command {
         Command::Versus(options) => versus::run(&options)?,
+        Command::Latency(options) => latency::run(&options)?,
+        Command::LatencyRun(options) => latency::run_one(&options)?,
         Command::HandOver(options) => hand_over::run(&options)?,
         Command::Outage(options) => outage::run(&options)?,
         Command::Sink(options) => {

@@ -11,6 +11,7 @@ mod child;
 mod cli;
 mod contestants;
 mod hand_over;
+mod latency;
 mod machine;
 mod modes;
 mod outage;

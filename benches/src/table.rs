@@ -54,6 +54,16 @@ impl Findings {
     }
 }
 
+/// Per second: `4.20M`, `950k`.
+pub(crate) fn rate(per_second: f64) -> String {
+    match per_second {
+        1e6.. => format!("{:.2}M", per_second / 1e6),
+        1e5.. => format!("{:.0}k", per_second / 1e3),
+        1e3.. => format!("{:.2}k", per_second / 1e3),
+        _ => format!("{per_second:.0}"),
+    }
+}
+
 /// Nanoseconds in the unit that keeps them short: `87 ns`, `1.24 ms`.
 pub(crate) fn time(nanoseconds: f64) -> String {
     let (value, unit) = match nanoseconds {
