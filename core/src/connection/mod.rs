@@ -272,3 +272,19 @@ impl Connection {
         (self.tuned.heartbeat > 0).then(|| Duration::from_secs(u64::from(self.tuned.heartbeat) * 2))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_does_not_read_its_answers_is_not_read_from_the_limit_on() {
+        let mut connection = Connection::new(Role::All);
+        connection.start(Time::ZERO);
+        let more = ANSWER_LIMIT - 1 - connection.transmit.pending();
+        connection.transmit.append(|out| out.resize(out.len() + more, 0));
+        assert!(connection.reads());
+        connection.transmit.append(|out| out.push(0));
+        assert!(!connection.reads());
+    }
+}

@@ -14,8 +14,18 @@ pub(crate) struct Receive {
     start: usize,
     end: usize,
     filled: bool,
+    /// The body frame whose payload is being taken as it arrives.
+    payload: Option<Payload>,
     /// Nobody knows where the next frame begins.
     adrift: bool,
+}
+
+/// A body frame that has begun to arrive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Payload {
+    pub(crate) channel: u16,
+    /// Bytes of its payload that are due; after them comes its end octet.
+    pub(crate) missing: usize,
 }
 
 impl Receive {
@@ -55,6 +65,15 @@ impl Receive {
         }
     }
 
+    /// The payload that these bytes begin with, or go on with.
+    pub(crate) const fn payload(&self) -> Option<Payload> {
+        self.payload
+    }
+
+    pub(crate) const fn set_payload(&mut self, payload: Option<Payload>) {
+        self.payload = payload;
+    }
+
     /// No frame can be found in these bytes, nor in what follows. One that were found there, an ack
     /// say, would be nobody's word.
     pub(crate) const fn lose_frames(&mut self) {
@@ -75,7 +94,8 @@ impl Receive {
     /// Gives memory back while it holds nothing.
     pub(crate) fn shrink(&mut self) {
         if self.start == self.end && self.buffer.len() > IDLE {
-            *self = Self { adrift: self.adrift, ..Self::default() };
+            let Self { payload, adrift, .. } = *self;
+            *self = Self { payload, adrift, ..Self::default() };
         }
     }
 }

@@ -365,3 +365,21 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn s33_a_tag_spells_128_bits() {
+        let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let value = |tag: u8| digits.iter().position(|&digit| digit == tag).unwrap() as u128;
+        let mut session = Session::new(Config::default(), false, [7; 32], Time::ZERO);
+        let mut rng = session.rng.clone();
+        let [high, low] = [rng.next_u64(), rng.next_u64()].map(u128::from);
+        let tag = session.random_tag();
+        let bits = tag.bytes().rev().fold(0, |bits, digit| bits << 6 | value(digit));
+        assert_eq!(bits, high << 64 | low);
+    }
+}
