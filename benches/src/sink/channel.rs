@@ -2,7 +2,6 @@
 //! given.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use super::echo::Echo;
 use crate::Fallible;
@@ -39,6 +38,8 @@ pub(super) enum Content {
 pub(super) struct Consumer {
     pub(super) tag: String,
     pub(super) no_ack: bool,
+    /// Gets nothing before the next `basic.qos` on its channel.
+    pub(super) held: bool,
     /// A whole delivery, encoded; its tag is patched in at `tag_at`.
     pub(super) encoded: Vec<u8>,
     pub(super) tag_at: usize,
@@ -64,7 +65,7 @@ impl Consumer {
         });
         wire::header(&mut encoded, number, supply.size, false);
         wire::body(&mut encoded, number, &vec![b'x'; supply.size], frame_max);
-        Self { tag, no_ack, encoded, tag_at, left: supply.left }
+        Self { tag, no_ack, held: supply.held, encoded, tag_at, left: supply.left }
     }
 }
 
@@ -72,6 +73,7 @@ impl Channel {
     pub(super) fn can_deliver(&self) -> bool {
         self.consumers.iter().any(|consumer| {
             consumer.left > 0
+                && !consumer.held
                 && (consumer.no_ack || self.prefetch == 0 || self.outstanding < self.prefetch)
         })
     }
@@ -80,7 +82,7 @@ impl Channel {
     pub(super) fn deliver(&mut self, out: &mut Vec<u8>, batch: usize) -> u64 {
         let mut delivered = 0;
         for consumer in &mut self.consumers {
-            while consumer.left > 0 && out.len() < batch {
+            while consumer.left > 0 && !consumer.held && out.len() < batch {
                 if !consumer.no_ack {
                     if self.prefetch > 0 && self.outstanding >= self.prefetch {
                         break;
@@ -143,15 +145,18 @@ pub(super) fn open(channels: &mut [Channel], number: u16) -> Fallible<&mut Chann
 pub(super) struct Supply {
     size: usize,
     left: u64,
-    pub(super) delay: Duration,
+    held: bool,
 }
 
 impl Supply {
     /// By its name: see the module above.
     pub(super) fn of(queue: &str) -> Self {
+        let (queue, held) = match queue.strip_suffix("-held") {
+            Some(queue) => (queue, true),
+            None => (queue, false),
+        };
         let mut parts = queue.strip_prefix("deliver-").unwrap_or("0-0").split('-').map(str::parse);
         let mut next = |otherwise| parts.next().and_then(Result::ok).unwrap_or(otherwise);
-        let (size, left) = (next(0) as usize, next(u64::MAX));
-        Self { size, left, delay: Duration::from_millis(next(0)) }
+        Self { size: next(0) as usize, left: next(u64::MAX), held }
     }
 }

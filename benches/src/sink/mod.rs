@@ -2,9 +2,9 @@
 //! swallows publishes, confirms them (one `multiple` ack for all that one read brought), and
 //! delivers encoded messages as fast as the socket takes them.
 //!
-//! One thread per connection. Nothing is stored: a queue named `deliver-SIZE-COUNT-DELAY`
-//! yields COUNT messages of SIZE bytes to each of its consumers, the first DELAY milliseconds
-//! after consume-ok (without COUNT: endless; without DELAY: at once). What is published to a
+//! One thread per connection. Nothing is stored: a queue named `deliver-SIZE-COUNT` yields
+//! COUNT messages of SIZE bytes to each of its consumers (without COUNT: endless); one named
+//! `deliver-SIZE-COUNT-held` does so from the next `basic.qos` on. What is published to a
 //! queue named `lavinmq-benches-echo…` goes to its consumers (module `echo`). Every other queue
 //! is empty. `queue.declare-ok` answers in its message count how many publishes
 //! the sink has swallowed on all connections: that is how a client's harness knows that its
@@ -173,17 +173,14 @@ fn read_some(socket: &TcpStream, room: &mut [u8]) -> std::io::Result<Option<usiz
     }
 }
 
-/// Waits for bytes, for the moment to begin a delivery, or for the time of a heartbeat.
+/// Waits for bytes, or for the time of a heartbeat.
 fn read_or_beat(
     mut socket: &TcpStream,
     room: &mut [u8],
     session: &mut Session,
     spin: Duration,
 ) -> std::io::Result<Option<usize>> {
-    let (wait, beat) = match session.starts_in(Instant::now()) {
-        Some(delay) => (Some(delay.max(Duration::from_micros(100))), false),
-        None => (session.heartbeat_interval(), true),
-    };
+    let wait = session.heartbeat_interval();
     let spinning = Instant::now();
     while spinning.elapsed() < spin {
         if let Some(n) = read_some(socket, room)? {
@@ -197,9 +194,7 @@ fn read_or_beat(
     match socket.read(room) {
         Ok(n) => Ok(Some(n)),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            if beat {
-                session.beat();
-            }
+            session.beat();
             Ok(None)
         }
         Err(error) if error.kind() == ErrorKind::Interrupted => Ok(None),
@@ -276,8 +271,35 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
-    fn what_the_raw_client_sends_and_takes_is_what_the_sink_counts() -> crate::Fallible {
-        super::self_test(2_500)
+    fn what_the_raw_client_sends_and_takes_is_what_the_sink_counts() -> Fallible {
+        self_test(2_500)
+    }
+
+    #[test]
+    fn a_held_queue_delivers_from_the_next_qos_on() -> Fallible {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let target: Target = format!("amqp://{}", listener.local_addr()?).parse()?;
+        let totals = Arc::new(Totals::default());
+        let serving = Arc::clone(&totals);
+        std::thread::spawn(move || accept(&listener, &serving, Manner::default()));
+        let mut raw = Raw::open(&target)?;
+        raw.consume("deliver-10-3-held", "held", true)?;
+        raw.await_consume_ok()?;
+        // A delivery in the place of either reply is an error.
+        raw.declare("any", true)?;
+        assert_eq!(totals.snapshot()[1], 0);
+        raw.prefetch(0)?;
+        let mut bodies = 0;
+        while bodies < 3 {
+            raw.read(|frame| {
+                bodies += usize::from(frame.kind == crate::wire::BODY);
+                Ok(())
+            })?;
+        }
+        assert_eq!(totals.snapshot(), [0, 3, 0, 0]);
+        Ok(())
     }
 }

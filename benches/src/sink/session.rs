@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Totals;
 use super::channel::{Channel, Consumer, Content, Supply, open};
@@ -30,7 +30,6 @@ pub(crate) struct Session {
     to_confirm: Vec<u16>,
     /// Channels that have consumers.
     consuming: Vec<u16>,
-    not_before: Option<Instant>,
     over: bool,
     published: u64,
     delivered: u64,
@@ -49,7 +48,6 @@ impl Session {
             channels: Vec::new(),
             to_confirm: Vec::new(),
             consuming: Vec::new(),
-            not_before: None,
             over: false,
             published: 0,
             delivered: 0,
@@ -284,7 +282,11 @@ impl Session {
             }
             id::BASIC_QOS => {
                 let _ = fields.long()?;
-                open(&mut self.channels, number)?.prefetch = fields.short()?.into();
+                let channel = open(&mut self.channels, number)?;
+                channel.prefetch = fields.short()?.into();
+                for consumer in &mut channel.consumers {
+                    consumer.held = false;
+                }
                 self.ok(number, id::BASIC_QOS_OK);
             }
             id::BASIC_CONSUME => self.consume(number, fields)?,
@@ -355,33 +357,18 @@ impl Session {
         if !self.consuming.contains(&number) {
             self.consuming.push(number);
         }
-        if !supply.delay.is_zero() {
-            self.not_before = Some(Instant::now() + supply.delay);
-        }
         Ok(())
-    }
-
-    /// How long until deliveries may begin, where that is what they wait for.
-    pub(crate) fn starts_in(&self, now: Instant) -> Option<Duration> {
-        self.not_before.map(|at| at.saturating_duration_since(now))
     }
 
     /// Whether [`deliver`](Self::deliver) would write anything.
     pub(crate) fn can_deliver(&self) -> bool {
-        self.not_before.is_none()
-            && self.consuming.iter().any(|&number| {
-                self.channels.get(usize::from(number)).is_some_and(Channel::can_deliver)
-            })
+        self.consuming
+            .iter()
+            .any(|&number| self.channels.get(usize::from(number)).is_some_and(Channel::can_deliver))
     }
 
     /// Encodes deliveries until `batch` bytes are waiting, or none may be sent.
     pub(crate) fn deliver(&mut self, batch: usize) {
-        if let Some(at) = self.not_before {
-            if Instant::now() < at {
-                return;
-            }
-            self.not_before = None;
-        }
         let mut delivered = 0;
         for &number in &self.consuming {
             let Some(channel) = self.channels.get_mut(usize::from(number)) else { continue };
