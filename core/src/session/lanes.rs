@@ -270,13 +270,16 @@ impl Session {
         if !lane.may_send() {
             return false;
         }
-        let Some(producer) = lane.ready.pop_front() else { return false };
-        let Some(p) = self.producers.get_mut(producer.0) else { return !lane.ready.is_empty() };
-        if !p.gate_open {
-            // Its queue is declared again first (s37); then it is made ready again.
-            p.ready = false;
-            return !lane.ready.is_empty();
-        }
+        let producer = loop {
+            let Some(producer) = lane.ready.pop_front() else { return false };
+            match self.producers.get_mut(producer.0) {
+                Some(p) if p.gate_open => break producer,
+                // Its queue is declared again first (s37); then it is made ready again.
+                Some(p) => p.ready = false,
+                None => {}
+            }
+        };
+        let Some(p) = self.producers.get_mut(producer.0) else { return false };
         let until = wire.transmit.enqueued() + QUANTUM;
         let left = p.left;
         let confirm = lane.mode == PublishMode::Confirm;

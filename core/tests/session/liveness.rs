@@ -24,6 +24,38 @@ fn heartbeat(stage: &mut Stage, c: usize) {
     stage.feed(c, &wire::HEARTBEAT);
 }
 
+/// The deadline counts from the last byte that was taken, not from the next look at what is left.
+#[test]
+fn s07_a_transport_that_took_a_part_and_takes_no_more_is_dropped_30_s_after_that() {
+    let mut stage = Stage::connected(config());
+    let (producer, _) = stage.forgetting("orders");
+    stage.stalled.insert(PUB);
+    stage.publish(producer, "2");
+    stage.write(PUB, 10);
+    stage.sleep(29 * SEC);
+    stage.pending(PUB);
+    stage.advance(SEC - MS);
+    assert!(stage.peers[PUB].up);
+    stage.advance(MS);
+    assert!(!stage.peers[PUB].up);
+}
+
+#[test]
+fn a_connection_that_is_lost_once_counts_once_however_often_it_is_dialled() {
+    let mut stage = Stage::connected(config());
+    stage.cut(PUB);
+    for _ in 0..3 {
+        stage.until_reason(DeadlineReason::Reconnect);
+        stage.connect(PUB);
+        stage.cut(PUB);
+    }
+    assert_eq!((stage.session.stats().losses, stage.session.stats().reconnects), (1, 0));
+    stage.until_reason(DeadlineReason::Reconnect);
+    stage.accept(PUB, &Broker::default());
+    stage.cut(PUB);
+    assert_eq!((stage.session.stats().losses, stage.session.stats().reconnects), (2, 1));
+}
+
 #[test]
 fn s06_a_heartbeat_follows_half_an_interval_without_sending() {
     let mut stage = with_heartbeat(10);
