@@ -507,3 +507,18 @@ fn put(
     template.encode(out, channel, length, sequence);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn s26_what_a_settled_message_spent_is_forgotten() {
+        let config = ProducerConfig::new("", "orders", PublishMode::Confirm).unwrap();
+        let mut producer = Producer::new(config, 0, IdPrefix(1), true);
+        producer.timeouts = (1..=5).map(|place| (place, 1)).collect();
+        producer.finish_run(2, 4);
+        assert_eq!(producer.timeouts.into_keys().collect::<Vec<_>>(), [1, 5]);
+    }
+}

@@ -770,3 +770,30 @@ fn f01_nothing_counts_after_bytes_that_are_no_frame_however_they_are_split() {
         stage.finish();
     }
 }
+
+#[test]
+fn s13_the_first_message_of_all_is_sent_again_if_the_close_comes_before_its_first_byte_is_out() {
+    for mode in [PublishMode::Confirm, PublishMode::FireAndForget] {
+        let mut stage = stable();
+        let producer = stage.producer("q", mode);
+        stage.session.publish(producer, "1".into(), stage.now).unwrap();
+        let channel = stage.expect_channel_open(PUB);
+        if mode == PublishMode::Confirm {
+            stage.channel_open_ok(PUB, channel);
+            stage.expect_method(PUB);
+            stage.stalled.insert(PUB);
+            stage.select_ok(PUB, channel);
+        } else {
+            stage.stalled.insert(PUB);
+            stage.channel_open_ok(PUB, channel);
+        }
+        assert!(stage.pending(PUB) > 0);
+        stage.close(PUB, 320, "going down", (0, 0));
+        stage.stalled.clear();
+        stage.expect_close_ok(PUB);
+        reconnect(&mut stage);
+        stage.accept_lane(PUB, mode);
+        assert_eq!(stage.expect_publishes(PUB, &["1"])[0].attempt(), None);
+        stage.finish();
+    }
+}

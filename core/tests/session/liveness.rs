@@ -468,3 +468,19 @@ fn s21_a_blocked_connection_that_is_lost_is_not_blocked_when_it_comes_back() {
     stage.expect_publishes(PUB, &["2"]);
     stage.finish();
 }
+
+#[test]
+fn f13_no_heartbeats_pile_up_while_the_peer_takes_nothing() {
+    let mut stage = with_heartbeat(10);
+    let (producer, _) = stage.forgetting("orders");
+    stage.stalled.insert(PUB);
+    stage.publish(producer, "2");
+    let pending = stage.pending(PUB);
+    for _ in 0..4 {
+        stage.advance(5 * SEC);
+        assert_eq!(stage.pending(PUB), pending);
+        // It goes on sending.
+        heartbeat(&mut stage, PUB);
+        heartbeat(&mut stage, CON);
+    }
+}

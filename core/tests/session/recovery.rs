@@ -672,3 +672,31 @@ fn s42_the_state_is_that_of_the_connection_that_is_missing() {
     assert_eq!(stage.states(), [State::Connected]);
     stage.finish();
 }
+
+#[test]
+fn s39_a_queue_that_stays_locked_is_reported_after_eight_more_attempts() {
+    let mut stage = Stage::connected(config());
+    stage.declare_now(with(named("locked"), |config| config.exclusive = true), "locked");
+    let mut control = replay(&mut stage);
+    let wait = |stage: &mut Stage| {
+        while !stage.has_frames(CON) {
+            stage.advance(50 * MS);
+        }
+    };
+    for attempt in 0..9 {
+        assert_eq!(stage.events(), [], "{attempt}");
+        if attempt > 0 {
+            wait(&mut stage);
+            control = stage.expect_channel_open(CON);
+            stage.channel_open_ok(CON, control);
+            wait(&mut stage);
+        }
+        assert_eq!(stage.expect_declare(CON).1.queue.as_str(), "locked");
+        stage.close_channel(CON, control, 405, "RESOURCE_LOCKED", (50, 10));
+        stage.expect_channel_close_ok(CON, control);
+    }
+    let events = stage.events();
+    assert!(matches!(events[..], [Event::RedeclareFailed { code: 405, .. }]), "{events:?}");
+    stage.advance(600 * SEC);
+    stage.finish();
+}

@@ -210,3 +210,77 @@ fn s47_a_producer_gets_a_channel_of_its_own_again_once_another_one_is_gone() {
         assert_eq!(opened, channels, "{closed}");
     }
 }
+
+/// Two producers of this mode with a channel each, and messages of both encoded and not written.
+fn side_by_side(mode: PublishMode) -> (Stage, [ProducerId; 2], [u16; 2]) {
+    let mut stage = Stage::connected(config());
+    let (a, channel_a) = stage.warmed_up(to_queue("a", mode));
+    let (b, channel_b) = stage.warmed_up(to_queue("b", mode));
+    stage.stalled.insert(PUB);
+    for body in ["2", "3"] {
+        stage.publish(a, body);
+        stage.publish(b, body);
+    }
+    stage.pending(PUB);
+    // More than is encoded at once: both channels have something left to encode.
+    for _ in 0..3 {
+        stage.publish(a, vec![b'x'; 100_000]);
+        stage.publish(b, vec![b'x'; 100_000]);
+    }
+    stage.pending(PUB);
+    (stage, [a, b], [channel_a, channel_b])
+}
+
+/// Takes what is written; the bodies' lengths on this channel.
+fn written(stage: &mut Stage, channel: u16) -> Vec<usize> {
+    stage.stalled.clear();
+    stage.pump();
+    let (mut lengths, mut open) = (Vec::new(), false);
+    while stage.has_frames(PUB) {
+        match stage.next(PUB) {
+            Wrote::Header { channel: n, size, .. } if n == channel => {
+                open = true;
+                lengths.push(size as usize);
+            }
+            _ => {}
+        }
+    }
+    assert!(open);
+    lengths
+}
+
+const BOTH: [usize; 5] = [1, 1, 100_000, 100_000, 100_000];
+
+#[test]
+fn s15_what_another_channel_has_encoded_goes_out_and_counts_although_one_is_closed() {
+    for mode in [PublishMode::Confirm, PublishMode::FireAndForget] {
+        for closed in 0..2 {
+            let (mut stage, producers, channels) = side_by_side(mode);
+            let (other, channel) = (producers[1 - closed], channels[1 - closed]);
+            stage.close_channel(PUB, channels[closed], 404, "no exchange", (50, 10));
+            assert_eq!(written(&mut stage, channel), BOTH, "{closed}");
+            if mode == PublishMode::Confirm {
+                stage.ack(PUB, channel, 0, true);
+            }
+            let stats = stage.stats(other);
+            assert_eq!((stats.sent + stats.confirmed, stats.in_flight), (6, 0), "{closed}");
+        }
+    }
+}
+
+#[test]
+fn s48_what_another_producer_has_encoded_goes_out_and_counts_although_one_is_abandoned() {
+    for mode in [PublishMode::Confirm, PublishMode::FireAndForget] {
+        for closed in 0..2 {
+            let (mut stage, producers, channels) = side_by_side(mode);
+            let (other, channel) = (producers[1 - closed], channels[1 - closed]);
+            stage.session.close_producer(producers[closed], true, stage.now);
+            assert_eq!(written(&mut stage, channel), BOTH, "{closed}");
+            if mode == PublishMode::Confirm {
+                stage.ack(PUB, channel, 0, true);
+            }
+            let stats = stage.stats(other);
+            assert_eq!((stats.sent + stats.confirmed, stats.in_flight), (6, 0), "{closed}");
+        }
+    }
+}

@@ -157,3 +157,29 @@ fn s14_a_delivery_that_our_close_cuts_in_two_is_not_handed_out() {
         stage.finish();
     }
 }
+
+/// Large enough for a batch of its own, which is handed out before the read ends, or gathered until
+/// then.
+#[test]
+fn s15_a_channel_that_closes_in_the_same_read_takes_no_delivery_from_another_consumer() {
+    for length in [1, LARGE] {
+        for first in [true, false] {
+            let mut stage = Stage::connected(config());
+            let (one, channel_one, _) = stage.subscribed(&consume("one"));
+            let (two, channel_two, _) = stage.subscribed(&consume("two"));
+            // The channel that closes is the older one, or the newer one.
+            let (closes, closed, stays) =
+                if first { (one, channel_one, two) } else { (two, channel_two, one) };
+            let other = if first { channel_two } else { channel_one };
+            let mut bytes = parts(other, 1, &vec![b'x'; length]).concat();
+            bytes.extend(delivery(closed, 1, "gone"));
+            stage.feed_and_close(CON, bytes, closed, 406);
+            stage.expect_channel_close_ok(CON, closed);
+            let got = stage.got();
+            assert_eq!(got.len(), 1, "{length} {first}");
+            assert_eq!((got[0].consumer, got[0].body.len()), (stays, length));
+            assert_eq!(stage.terms(stays), [1, 0, 0, 0, 0, 1, 0]);
+            assert_eq!(stage.terms(closes), [1, 0, 0, 0, 1, 0, 0]);
+        }
+    }
+}
