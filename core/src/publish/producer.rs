@@ -253,13 +253,6 @@ impl Producer {
         Some(Step { place, result, attempt })
     }
 
-    /// More frames of the message at `place` were encoded.
-    pub(crate) fn note_encoded(&mut self, place: u64, bytes: u64) {
-        if let Some(sent) = self.ring.get_mut(place) {
-            sent.encoded += bytes as u32;
-        }
-    }
-
     /// Which message in flight a returned one is (semantics s20): by the id or the reference that we
     /// gave it, else the oldest that looks the same.
     pub(crate) fn find_returned(

@@ -249,12 +249,8 @@ impl Session {
         };
         if let Some(partial) = &mut lane.partial {
             let &mut Partial { producer, place, .. } = partial;
-            let from = wire.transmit.enqueued();
             partial.offset = wire.put_body(&partial.message, partial.offset);
             let end = wire.transmit.enqueued();
-            if let Some(p) = self.producers.get_mut(producer.0) {
-                p.note_encoded(place, end - from);
-            }
             if partial.offset >= partial.message.body().len() {
                 lane.partial = None;
                 if let Some(appended) = self.appended.get_mut(PUBLISH) {

@@ -475,6 +475,7 @@ fn s14_after_our_close_confirms_still_count_and_other_methods_do_not() {
     // A return and its ack, too; the peer checks that nothing is answered.
     stage.give_back(PUB, &copies[2]);
     stage.close_channel(PUB, 2000, 404, "late", (0, 0));
+    stage.ack(PUB, channel, 99, false);
     stage.ack(PUB, channel, 4, false);
     let verdicts = stage.verdicts();
     assert!(matches!(verdicts[..], [(4, Some(Verdict::Returned(_)))]), "{verdicts:?}");

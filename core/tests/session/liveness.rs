@@ -33,6 +33,7 @@ fn s07_a_transport_that_took_a_part_and_takes_no_more_is_dropped_30_s_after_that
     stage.publish(producer, "2");
     stage.write(PUB, 10);
     stage.sleep(29 * SEC);
+    stage.session.handle_tick(stage.now);
     stage.pending(PUB);
     stage.advance(SEC - MS);
     assert!(stage.peers[PUB].up);

@@ -288,6 +288,21 @@ fn s19_a_tag_that_was_never_sent_is_an_error_and_settles_nothing() {
 }
 
 #[test]
+fn s19_a_tag_that_was_never_sent_in_the_middle_of_a_body_costs_the_connection() {
+    let mut stage = Stage::connected(config());
+    let (producer, channel) = stage.confirming("orders");
+    stage.stalled.insert(PUB);
+    stage.publish(producer, vec![b'x'; 400_000]);
+    stage.write(PUB, 30_000);
+    stage.ack(PUB, channel, 99, false);
+    stage.stalled.clear();
+    stage.expect_publish_begun(PUB);
+    assert_eq!(stage.expect_close(PUB), 503, "no channel.close fits between its frames");
+    stage.close_ok(PUB);
+    stage.finish();
+}
+
+#[test]
 fn s23_a_nack_is_terminal_and_gives_the_message_back() {
     let mut stage = Stage::connected(config());
     let (producer, channel) = stage.confirming("orders");

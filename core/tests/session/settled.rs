@@ -132,19 +132,36 @@ fn s19_one_ack_for_the_messages_of_two_producers_settles_each_of_them() {
 
 #[test]
 fn s20_on_a_shared_channel_a_return_is_its_own_producers() {
-    let both = ["a", "b"].map(|queue| settings(queue, PublishMode::Confirm, true));
+    // To one queue: but for their ids, the messages look alike.
+    let both = ["a", "a"].map(|queue| settings(queue, PublishMode::Confirm, true));
     let (mut stage, [a, b], channel) = sharing(both);
-    stage.ack(PUB, channel, 1, false);
     // Both have a number 2.
-    stage.publish(b, "b1");
-    stage.publish(a, "2");
-    stage.publish(b, "2");
-    let copies = stage.expect_publishes(PUB, &["b1", "2", "2"]);
+    for (producer, body) in [(b, "1"), (a, "2"), (b, "2")] {
+        stage.publish(producer, body);
+    }
+    let copies = stage.expect_publishes(PUB, &["1", "2", "2"]);
     stage.give_back(PUB, &copies[2]);
     stage.ack(PUB, channel, 4, true);
     let outcomes = stage.outcomes();
     assert_eq!(outcomes[..2], [(b, 1, None), (a, 2, None)]);
     assert!(matches!(outcomes[2], (producer, 2, Some(Verdict::Returned(_))) if producer == b));
+    stage.finish();
+}
+
+/// It has the id that its first producer generated, and a reference of the second one's.
+#[test]
+fn s20_a_message_that_is_passed_on_with_its_id_is_found_when_it_is_returned() {
+    let mut stage = Stage::connected(config());
+    let (first, _) = stage.confirming("first");
+    stage.publish(first, "m");
+    let id = stage.expect_publish(PUB).message_id().unwrap();
+    let (second, channel) = stage.confirming("second");
+    stage.publish(second, Message::new("m").message_id(&id));
+    let copy = stage.expect_publish(PUB);
+    stage.give_back(PUB, &copy);
+    stage.ack(PUB, channel, 2, false);
+    let verdicts = stage.verdicts();
+    assert!(matches!(verdicts[..], [(2, Some(Verdict::Returned(_)))]), "{verdicts:?}");
     stage.finish();
 }
 
