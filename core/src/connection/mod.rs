@@ -25,7 +25,7 @@ use crate::{
     wire::{FRAME_END, HEARTBEAT, PROTOCOL_HEADER, WireError, put_method},
 };
 
-/// At most this much output is pending (or one frame, if that is larger).
+/// Nothing more is encoded while this much output is pending; the frame that passes it may be large.
 pub(crate) const OUTPUT_LIMIT: usize = 64 << 10;
 
 /// A peer that makes us answer without reading the answers is not read any more beyond this.
