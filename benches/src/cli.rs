@@ -7,10 +7,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::child::Plan;
+use crate::hand_over::{self, HandOver};
+use crate::latency::{self, Latency, LatencyRun};
 use crate::modes::{Mode, Task};
+use crate::outage::{self, Outage};
 use crate::raw::Target;
 use crate::sink::Manner;
-use crate::{AllocationCount, Fallible, child, machine, sink, versus};
+use crate::{AllocationCount, Fallible, child, large, machine, sink, versus};
 
 /// Benchmarks of AMQP 0-9-1 clients, side by side.
 #[derive(Debug, Parser)]
@@ -24,6 +27,17 @@ struct Cli {
 enum Command {
     /// All contestants in all modes, against the sink and a real broker; prints tables.
     Versus(Versus),
+    /// Large bodies: CPU a mebibyte, out and in, and what small messages wait meanwhile.
+    Large(Large),
+    /// Latency under load: to acceptance, and to the confirm at a constant rate.
+    Latency(Latency),
+    /// One run of `latency`; prints a histogram on one line.
+    #[command(hide = true)]
+    LatencyRun(LatencyRun),
+    /// The hand-over between publishing threads and the driver: queues with and without a lock.
+    HandOver(HandOver),
+    /// What a cut costs: from it to the first message sent again, and draining a full buffer.
+    Outage(Outage),
     /// The fast sink alone: prints its port, and serves until killed.
     Sink(Sink),
     /// The sink counts and checks what the raw client sends and takes; prints its speed.
@@ -91,6 +105,32 @@ pub(crate) enum Against {
     Broker,
 }
 
+/// What `large` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Large {
+    /// Body sizes in bytes.
+    #[arg(long, value_delimiter = ',', default_value = "65536,1048576,16777216")]
+    pub(crate) sizes: Vec<usize>,
+    /// Mebibytes of one run.
+    #[arg(long, default_value_t = 512)]
+    pub(crate) volume: usize,
+    /// Rounds: the median of so many runs.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) rounds: usize,
+    /// How long small messages are timed, in milliseconds, each way.
+    #[arg(long, default_value_t = 3000)]
+    pub(crate) latency: u64,
+    /// The core of the clients.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) client_core: usize,
+    /// The core of the sink.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) sink_core: usize,
+    /// Write the tables to this file as well, as markdown.
+    #[arg(long)]
+    pub(crate) markdown: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 struct Sink {
     /// The loopback port; 0 takes a free one.
@@ -137,6 +177,11 @@ struct Contestant {
 pub(crate) fn run(allocations: Option<AllocationCount>) -> Fallible<ExitCode> {
     match Cli::parse().command {
         Command::Versus(options) => versus::run(&options)?,
+        Command::Large(options) => large::run(&options)?,
+        Command::Latency(options) => latency::run(&options)?,
+        Command::LatencyRun(options) => latency::run_one(&options)?,
+        Command::HandOver(options) => hand_over::run(&options)?,
+        Command::Outage(options) => outage::run(&options)?,
         Command::Sink(options) => {
             options.core.map(machine::pin).transpose()?;
             let spin = Duration::from_micros(options.spin);

@@ -4,19 +4,25 @@
 //! From the bottom up: `wire` (frames), `sink` (the fast peer), `raw` (a blocking client
 //! without comfort), `modes` (what is done) and `ceilings` (how fast it must be),
 //! `contestants` (who does it), `usage` (what it cost), `child` (one measured run),
-//! `versus` (all runs, interleaved), `report` (the tables).
+//! `versus` (all runs, interleaved), `report` (the tables); `large` (large bodies, by itself).
 
 mod ceilings;
 mod child;
 mod cli;
 mod contestants;
+mod hand_over;
+mod large;
+mod latency;
 mod machine;
 mod modes;
+mod outage;
 mod plots;
 mod raw;
 mod report;
+mod runtimes;
 mod sink;
 mod syscalls;
+mod table;
 mod usage;
 mod versus;
 mod wire;

@@ -6,7 +6,7 @@ use super::row::{Measure, Row, Spread, best_peer, of_role};
 use crate::contestants::{self, Entry, Role};
 
 /// The texts of one line.
-pub(super) type Cells = Vec<String>;
+pub(crate) type Cells = Vec<String>;
 
 /// The head, and a line for each row.
 pub(super) fn table(rows: &[Row]) -> Vec<Cells> {
@@ -118,7 +118,7 @@ pub(super) fn rate(value: f64) -> String {
 }
 
 /// Columns side by side: the first to the left, the others to the right.
-pub(super) fn aligned(table: &[Cells]) -> String {
+pub(crate) fn aligned(table: &[Cells]) -> String {
     let columns = table.first().map_or(0, Vec::len);
     let width = |column: usize| {
         table.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
@@ -140,7 +140,7 @@ pub(super) fn aligned(table: &[Cells]) -> String {
 }
 
 /// The same as markdown.
-pub(super) fn markdown(table: &[Cells]) -> String {
+pub(crate) fn markdown(table: &[Cells]) -> String {
     let mut out = String::new();
     for (i, row) in table.iter().enumerate() {
         let _ = writeln!(out, "| {} |", row.join(" | "));

@@ -1,6 +1,6 @@
 //! All runs: the contestants against the sink, then against a real broker, and what came of it.
 
-mod peer;
+pub(crate) mod peer;
 mod rounds;
 
 use std::time::{Duration, Instant};

@@ -25,7 +25,7 @@ use crate::{
     wire::{FRAME_END, HEARTBEAT, PROTOCOL_HEADER, WireError, put_method},
 };
 
-/// At most this much output is pending (or one frame, if that is larger).
+/// Nothing more is encoded while this much output is pending; the frame that passes it may be large.
 pub(crate) const OUTPUT_LIMIT: usize = 64 << 10;
 
 /// A peer that makes us answer without reading the answers is not read any more beyond this.
@@ -286,5 +286,18 @@ mod tests {
         assert!(connection.reads());
         connection.transmit.append(|out| out.push(0));
         assert!(!connection.reads());
+    }
+
+    #[test]
+    fn s6_heartbeats_go_out_at_half_the_interval_and_two_are_the_limit_and_0_is_off() {
+        let mut connection = Connection::new(Role::All);
+        let times =
+            |connection: &Connection| (connection.heartbeat_every(), connection.silence_limit());
+        assert_eq!(times(&connection), (None, None));
+        connection.tuned.heartbeat = 1;
+        let seconds = |seconds| Some(Duration::from_secs_f32(seconds));
+        assert_eq!(times(&connection), (seconds(0.5), seconds(2.0)));
+        connection.tuned.heartbeat = 10;
+        assert_eq!(times(&connection), (seconds(5.0), seconds(20.0)));
     }
 }

@@ -135,4 +135,46 @@ mod tests {
         receive.read(1);
         assert_eq!(receive.bytes(), b"efg");
     }
+
+    #[test]
+    fn f01_what_is_sought_is_found_once_however_the_reads_cut_it() {
+        let stream = b"..wanted....";
+        for first in 0..stream.len() {
+            for second in first..stream.len() {
+                let mut receive = Receive::default();
+                // Something in front that was consumed.
+                receive.space(4096)[0] = b'!';
+                receive.read(1);
+                let mut found = 0;
+                for part in [&stream[..first], &stream[first..second], &stream[second..]] {
+                    receive.space(4096)[..part.len()].copy_from_slice(part);
+                    receive.read(part.len());
+                    if found == 0 && first % 2 == 0 && receive.bytes().starts_with(b"!") {
+                        receive.consume(1);
+                    }
+                    found += usize::from(receive.discard_and_seek(b"wanted"));
+                    assert!(receive.bytes().len() < 6, "no more than may be its beginning");
+                }
+                assert_eq!(found, 1, "{first} {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn memory_is_given_back_only_while_it_holds_nothing() {
+        let mut receive = Receive::default();
+        let mut give_back = |fill: usize, consume: usize| {
+            while receive.bytes().len() < fill {
+                let more = (fill - receive.bytes().len()).min(receive.space(131_072).len());
+                receive.read(more);
+            }
+            receive.consume(consume);
+            receive.shrink();
+            (receive.bytes().len(), receive.buffer.len())
+        };
+        // The space that it starts with is kept.
+        assert_eq!(give_back(100, 100), (0, IDLE));
+        assert_eq!(give_back(100_000, 99_999), (1, 131_072));
+        assert_eq!(give_back(1, 1), (0, 0));
+    }
 }

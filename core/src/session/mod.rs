@@ -75,8 +75,8 @@ use crate::{
 /// Bytes concern one of several connections: two by default, so that a blocked publishing connection
 /// does not stop acks.
 ///
-/// It never panics on what a peer sends, and holds no more than its limits allow: 64 KiB of output
-/// and one frame of input a connection, the buffers and windows of its producers, the prefetch of
+/// It never panics on what a peer sends, and holds no more than its limits allow: 64 KiB and one
+/// frame of output and of input a connection, the buffers and windows of its producers, the prefetch of
 /// its consumers.
 #[derive(Debug)]
 #[cfg_attr(feature = "model", derive(Clone))]
