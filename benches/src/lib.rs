@@ -4,7 +4,7 @@
 //! From the bottom up: `wire` (frames), `sink` (the fast peer), `raw` (a blocking client
 //! without comfort), `modes` (what is done) and `ceilings` (how fast it must be),
 //! `contestants` (who does it), `usage` (what it cost), `child` (one measured run),
-//! `versus` (all runs, interleaved), `report` (the tables).
+//! `versus` (all runs, interleaved), `report` (the tables), `scale` (many of everything).
 
 mod ceilings;
 mod child;
@@ -14,6 +14,7 @@ mod machine;
 mod modes;
 mod raw;
 mod report;
+mod scale;
 mod sink;
 mod usage;
 mod versus;
@@ -30,9 +31,13 @@ pub(crate) type Fallible<T = ()> = Result<T, Failure>;
 /// The number of allocations of this process so far, where they are counted.
 pub type AllocationCount = fn() -> u64;
 
-/// Runs the program named by the command line. `allocations` counts in the binary that counts.
-pub fn main(allocations: Option<AllocationCount>) -> ExitCode {
-    match cli::run(allocations) {
+/// The bytes that this process has allocated and not freed, where they are counted.
+pub type LiveBytes = fn() -> u64;
+
+/// Runs the program named by the command line. `allocations` and `live` count in the binary that
+/// counts.
+pub fn main(allocations: Option<AllocationCount>, live: Option<LiveBytes>) -> ExitCode {
+    match cli::run(allocations, live) {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("lavinmq-benches: {failure}");

@@ -76,7 +76,7 @@ pub(crate) struct Report {
     pub(crate) broker: bool,
 }
 
-type Cells = Vec<String>;
+pub(crate) type Cells = Vec<String>;
 
 impl Report {
     /// For a terminal.
@@ -103,12 +103,7 @@ impl Report {
         }
         self.each_task(|title, table| {
             let _ = writeln!(out, "\n### {title}\n");
-            for (i, row) in table.iter().enumerate() {
-                let _ = writeln!(out, "| {} |", row.join(" | "));
-                if i == 0 {
-                    let _ = writeln!(out, "|---|{}", "---:|".repeat(row.len() - 1));
-                }
-            }
+            out.push_str(&piped(table));
         });
         let failures = self.failures();
         if !failures.is_empty() {
@@ -269,11 +264,11 @@ fn name(entry: &Entry) -> String {
     }
 }
 
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
-fn rate(value: f64) -> String {
+pub(crate) fn rate(value: f64) -> String {
     match value {
         1e6.. => format!("{:.2}M", value / 1e6),
         1e3.. => format!("{:.0}k", value / 1e3),
@@ -281,8 +276,20 @@ fn rate(value: f64) -> String {
     }
 }
 
+/// The same for markdown.
+pub(crate) fn piped(table: &[Cells]) -> String {
+    let mut out = String::new();
+    for (i, row) in table.iter().enumerate() {
+        let _ = writeln!(out, "| {} |", row.join(" | "));
+        if i == 0 {
+            let _ = writeln!(out, "|---|{}", "---:|".repeat(row.len() - 1));
+        }
+    }
+    out
+}
+
 /// Columns side by side: the first to the left, the others to the right.
-fn aligned(table: &[Cells]) -> String {
+pub(crate) fn aligned(table: &[Cells]) -> String {
     let columns = table.first().map_or(0, Vec::len);
     let width = |column: usize| {
         table.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)

@@ -13,6 +13,7 @@ use crate::cli::Versus;
 use crate::contestants::{self, Entry};
 use crate::modes::{Mode, Task};
 use crate::report::{self, Row};
+use crate::sink::CHANNEL_MAX;
 use crate::{Fallible, machine};
 
 /// A run that takes longer hangs.
@@ -28,16 +29,22 @@ struct Effort {
     budget: Duration,
 }
 
-/// The sinks of a run, ended with it.
-struct Sink {
+/// A sink in a process of its own, ended with it.
+pub(crate) struct Sink {
     process: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Sink {
-    fn start(program: &Path, core: Option<usize>, spin: u64) -> Fallible<Self> {
+    pub(crate) fn start(
+        program: &Path,
+        core: Option<usize>,
+        spin: u64,
+        channel_max: u16,
+    ) -> Fallible<Self> {
         let mut command = Command::new(program);
         command.args(["sink", "--spin", &spin.to_string()]).stdout(Stdio::piped());
+        command.args(["--channel-max", &channel_max.to_string()]);
         if let Some(core) = core {
             command.args(["--core", &core.to_string()]);
         }
@@ -69,8 +76,8 @@ pub(crate) fn run(options: &Versus) -> Fallible {
     let (far, near) = match &options.url {
         Some(_) => (None, None),
         None => (
-            Some(Sink::start(&program, core(options.sink_core), options.spin)?),
-            Some(Sink::start(&program, core(options.client_core), 0)?),
+            Some(Sink::start(&program, core(options.sink_core), options.spin, CHANNEL_MAX)?),
+            Some(Sink::start(&program, core(options.client_core), 0, CHANNEL_MAX)?),
         ),
     };
 
@@ -105,7 +112,7 @@ pub(crate) fn run(options: &Versus) -> Fallible {
             if let Some(core) = core(options.client_core) {
                 command.args(["--core", &core.to_string()]);
             }
-            match outcome(command) {
+            match said(command, DEADLINE).and_then(|said| said.parse::<Outcome>()) {
                 Ok(outcome) if counting => row.allocations = outcome.allocations,
                 Ok(outcome) => row.outcomes.push(outcome),
                 Err(failure) => row.failures.push(failure.to_string()),
@@ -182,7 +189,7 @@ fn tasks(options: &Versus) -> Vec<Task> {
 
 /// Builds the binary that counts, beside this one: everything but the last step is built
 /// already. Without cargo (the program was copied elsewhere) there is no such column.
-fn counted_program(program: &Path) -> Option<PathBuf> {
+pub(crate) fn counted_program(program: &Path) -> Option<PathBuf> {
     let path = program.with_file_name("lavinmq-benches-counted");
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut build = Command::new(cargo);
@@ -198,8 +205,8 @@ fn counted_program(program: &Path) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// Runs one contestant's process to its end, or ends it at the deadline.
-fn outcome(mut command: Command) -> Fallible<Outcome> {
+/// Runs one measuring process to its end, or ends it at the deadline: what it says.
+pub(crate) fn said(mut command: Command, deadline: Duration) -> Fallible<String> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let output = child.stdout.take().ok_or("no output")?;
     let errors = child.stderr.take().ok_or("no errors")?;
@@ -207,7 +214,7 @@ fn outcome(mut command: Command) -> Fallible<Outcome> {
     let (done, is_done) = mpsc::channel::<()>();
     let watched = Arc::clone(&child);
     let watchdog = std::thread::spawn(move || {
-        let late = is_done.recv_timeout(DEADLINE).is_err();
+        let late = is_done.recv_timeout(deadline).is_err();
         if late {
             let mut child = watched.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = child.kill();
@@ -224,12 +231,12 @@ fn outcome(mut command: Command) -> Fallible<Outcome> {
     let status = child.lock().unwrap_or_else(PoisonError::into_inner).wait()?;
     read?;
     if late {
-        return Err(format!("hung for {} s", DEADLINE.as_secs()).into());
+        return Err(format!("hung for {} s", deadline.as_secs()).into());
     }
     if !status.success() {
         return Err(complaint.lines().last().unwrap_or("failed without a word").into());
     }
-    said.parse()
+    Ok(said)
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 //! swallows publishes, confirms them (one `multiple` ack for all that one read brought), and
 //! delivers encoded messages as fast as the socket takes them.
 //!
-//! One thread per connection. Nothing is stored: a queue named `deliver-SIZE-COUNT-DELAY`
+//! One thread per connection. Nothing is stored: a queue named `deliver-SIZE-COUNT-DELAY-TURN`
 //! yields COUNT messages of SIZE bytes to each of its consumers, the first DELAY milliseconds
-//! after consume-ok (without COUNT: endless; without DELAY: at once). Every other queue is
-//! empty. `queue.declare-ok` answers in its message count how many publishes
+//! after the connection's latest consume-ok, TURN of them before another channel has its turn
+//! (without COUNT: endless; without DELAY: at once; without TURN: as many as a write takes). Every
+//! other queue is empty. `queue.declare-ok` answers in its message count how many publishes
 //! the sink has swallowed on all connections: that is how a client's harness knows that its
 //! messages have arrived.
 
@@ -35,13 +36,24 @@ const READ_BUFFER: usize = 512 * 1024;
 const WRITE_BATCH: usize = 64 * 1024;
 
 /// How a sink is run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
     /// Say on stderr what each connection did.
     pub(crate) verbose: bool,
     /// How long to look for bytes before sleeping. Above zero the client does not pay for
     /// waking the sink: a broker that is always awake.
     pub(crate) spin: Duration,
+    /// The channels that a connection may have, as offered; 0 is no limit.
+    pub(crate) channel_max: u16,
+}
+
+/// As RabbitMQ offers it.
+pub(crate) const CHANNEL_MAX: u16 = 2047;
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { verbose: false, spin: Duration::ZERO, channel_max: CHANNEL_MAX }
+    }
 }
 
 /// What all connections did so far.
@@ -67,7 +79,7 @@ fn accept(listener: &TcpListener, totals: &Arc<Totals>, manner: Manner) -> Falli
         let (socket, _) = listener.accept()?;
         let totals = Arc::clone(totals);
         std::thread::spawn(move || {
-            let mut session = Session::new(Arc::clone(&totals));
+            let mut session = Session::new(Arc::clone(&totals), manner.channel_max);
             let end = connection(&socket, &mut session, manner.spin);
             if let Err(fault) = &end {
                 totals.faults.fetch_add(1, Ordering::Relaxed);

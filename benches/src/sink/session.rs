@@ -29,6 +29,8 @@ struct Channel {
     unsettled: VecDeque<bool>,
     outstanding: u32,
     consumers: Vec<Consumer>,
+    /// Whether it is on the list of those that may have something to deliver.
+    listed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,8 @@ struct Consumer {
     encoded: Vec<u8>,
     tag_at: usize,
     left: u64,
+    /// The most deliveries before another channel has its turn.
+    turn: u64,
 }
 
 /// See the module.
@@ -60,8 +64,10 @@ pub(crate) struct Session {
     channels: Vec<Channel>,
     /// Channels whose publishes of this read are to be confirmed.
     to_confirm: Vec<u16>,
-    /// Channels that have consumers.
-    consuming: Vec<u16>,
+    /// Channels that may have something to deliver, in turn. Each is listed once.
+    delivering: VecDeque<u16>,
+    /// What is offered; 0 is no limit.
+    channel_max: u16,
     not_before: Option<Instant>,
     over: bool,
     published: u64,
@@ -70,16 +76,17 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(totals: Arc<Totals>) -> Self {
+    pub(crate) fn new(totals: Arc<Totals>, channel_max: u16) -> Self {
         Self {
             totals,
+            channel_max,
             out: Vec::new(),
             read_timeout: None,
             heartbeat: 0,
             frame_max: wire::FRAME_MAX,
             channels: Vec::new(),
             to_confirm: Vec::new(),
-            consuming: Vec::new(),
+            delivering: VecDeque::new(),
             not_before: None,
             over: false,
             published: 0,
@@ -246,6 +253,7 @@ impl Session {
         }
         channel.outstanding -= settled;
         self.acked += u64::from(settled);
+        self.list(number);
         Ok(())
     }
 
@@ -258,7 +266,7 @@ impl Session {
         }
         match method {
             id::CONNECTION_START_OK => wire::method(&mut self.out, 0, id::CONNECTION_TUNE, |w| {
-                w.short(2047).long(wire::FRAME_MAX).short(HEARTBEAT);
+                w.short(self.channel_max).long(wire::FRAME_MAX).short(HEARTBEAT);
             }),
             id::CONNECTION_TUNE_OK => {
                 let _ = fields.short()?;
@@ -281,14 +289,16 @@ impl Session {
                 if self.channels.len() <= index {
                     self.channels.resize_with(index + 1, Channel::default);
                 }
-                self.channels[index] = Channel { open: true, ..Channel::default() };
+                let listed = self.channels[index].listed;
+                self.channels[index] = Channel { open: true, listed, ..Channel::default() };
                 wire::method(&mut self.out, number, id::CHANNEL_OPEN_OK, |w| {
                     w.long(0);
                 });
             }
             id::CHANNEL_CLOSE => {
-                *open(&mut self.channels, number)? = Channel::default();
-                self.consuming.retain(|&other| other != number);
+                let channel = open(&mut self.channels, number)?;
+                // Still on the list, perhaps: nothing comes of that.
+                *channel = Channel { listed: channel.listed, ..Channel::default() };
                 self.ok(number, id::CHANNEL_CLOSE_OK);
             }
             id::CHANNEL_FLOW => {
@@ -327,9 +337,6 @@ impl Session {
                 let tag = fields.short_string()?;
                 let channel = open(&mut self.channels, number)?;
                 channel.consumers.retain(|consumer| consumer.tag != tag);
-                if channel.consumers.is_empty() {
-                    self.consuming.retain(|&other| other != number);
-                }
                 wire::method(&mut self.out, number, id::BASIC_CANCEL_OK, |w| {
                     w.short_string(tag);
                 });
@@ -372,7 +379,7 @@ impl Session {
             "" => format!("sink.{number}.{}", channel.consumers.len() + 1),
             tag => tag.to_owned(),
         };
-        let Supply { size, left, delay } = supply(queue);
+        let Supply { size, left, delay, turn } = supply(queue);
         let mut encoded = Vec::new();
         let mut tag_at = 0;
         wire::method(&mut encoded, number, id::BASIC_DELIVER, |w| {
@@ -385,14 +392,23 @@ impl Session {
             w.short_string(&tag);
         });
         let no_ack = bits & 2 == 2;
-        channel.consumers.push(Consumer { tag, no_ack, encoded, tag_at, left });
-        if !self.consuming.contains(&number) {
-            self.consuming.push(number);
-        }
+        channel.consumers.push(Consumer { tag, no_ack, encoded, tag_at, left, turn });
+        self.list(number);
         if !delay.is_zero() {
             self.not_before = Some(Instant::now() + delay);
         }
         Ok(())
+    }
+
+    /// The channel may have something to deliver.
+    fn list(&mut self, number: u16) {
+        if let Some(channel) = self.channels.get_mut(usize::from(number))
+            && !channel.listed
+            && channel.can_deliver()
+        {
+            channel.listed = true;
+            self.delivering.push_back(number);
+        }
     }
 
     /// How long until deliveries may begin, where that is what they wait for.
@@ -400,12 +416,9 @@ impl Session {
         self.not_before.map(|at| at.saturating_duration_since(now))
     }
 
-    /// Whether [`deliver`](Self::deliver) would write anything.
+    /// Whether [`deliver`](Self::deliver) may write something.
     pub(crate) fn can_deliver(&self) -> bool {
-        self.not_before.is_none()
-            && self.consuming.iter().any(|&number| {
-                self.channels.get(usize::from(number)).is_some_and(Channel::can_deliver)
-            })
+        self.not_before.is_none() && !self.delivering.is_empty()
     }
 
     /// Encodes deliveries until `batch` bytes are waiting, or none may be sent.
@@ -417,19 +430,16 @@ impl Session {
             self.not_before = None;
         }
         let mut delivered = 0;
-        for &number in &self.consuming {
+        while self.out.len() < batch
+            && let Some(number) = self.delivering.pop_front()
+        {
             let Some(channel) = self.channels.get_mut(usize::from(number)) else { continue };
-            if self.out.len() >= batch {
-                break;
-            }
+            channel.listed = false;
             delivered += channel.deliver(&mut self.out, batch);
+            self.list(number);
         }
-        if delivered > 0 {
-            // Another channel begins the next batch.
-            self.consuming.rotate_left(1);
-            self.delivered += delivered;
-            self.totals.delivered.fetch_add(delivered, Ordering::Relaxed);
-        }
+        self.delivered += delivered;
+        self.totals.delivered.fetch_add(delivered, Ordering::Relaxed);
     }
 }
 
@@ -444,7 +454,8 @@ impl Channel {
     fn deliver(&mut self, out: &mut Vec<u8>, batch: usize) -> u64 {
         let mut delivered = 0;
         for consumer in &mut self.consumers {
-            while consumer.left > 0 && out.len() < batch {
+            let until = consumer.left.saturating_sub(consumer.turn);
+            while consumer.left > until && out.len() < batch {
                 if !consumer.no_ack {
                     if self.prefetch > 0 && self.outstanding >= self.prefetch {
                         break;
@@ -481,11 +492,17 @@ struct Supply {
     size: usize,
     left: u64,
     delay: Duration,
+    turn: u64,
 }
 
 /// By its name: see the module above.
 fn supply(queue: &str) -> Supply {
     let mut parts = queue.strip_prefix("deliver-").unwrap_or("0-0").split('-').map(str::parse);
     let mut next = |otherwise| parts.next().and_then(Result::ok).unwrap_or(otherwise);
-    Supply { size: next(0) as usize, left: next(u64::MAX), delay: Duration::from_millis(next(0)) }
+    Supply {
+        size: next(0) as usize,
+        left: next(u64::MAX),
+        delay: Duration::from_millis(next(0)),
+        turn: next(u64::MAX).max(1),
+    }
 }
