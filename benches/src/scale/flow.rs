@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use lavinmq_core::error::ConsumeError;
 use lavinmq_core::{BufferPolicy, Client, Confirm, Consumer, FireAndForget, Kind, Producer};
 
@@ -22,6 +23,14 @@ const DELAY: u64 = 500;
 /// Unconfirmed messages of one producer: 1,000 over all, but no fewer than this.
 const WINDOW: usize = 16;
 
+/// Consumers opened at a time: one by one, each would wait for the sink three times.
+const TOGETHER: usize = 100;
+
+/// Unsettled deliveries: 1,000 over all, but no fewer than a consumer's default.
+fn prefetch(n: usize) -> u16 {
+    (1_000 / n).max(100) as u16
+}
+
 /// Messages of 16 bytes.
 const BODY: [u8; 16] = [b'x'; 16];
 
@@ -35,8 +44,12 @@ pub(super) fn run(run: &Run) -> Fallible<Figures> {
             "confirm" => confirmers(run, &client, &mut figures).await,
             "publish-in-turn" => publish_in_turn(run, &client, &mut figures).await,
             "consume-no-ack" => consumers(run, &client, None, u64::MAX, &mut figures).await,
-            "consume-ack" => consumers(run, &client, Some(100), u64::MAX, &mut figures).await,
-            "consume-in-turn" => consumers(run, &client, Some(100), 1, &mut figures).await,
+            "consume-ack" => {
+                consumers(run, &client, Some(prefetch(run.n)), u64::MAX, &mut figures).await
+            }
+            "consume-in-turn" => {
+                consumers(run, &client, Some(prefetch(run.n)), 1, &mut figures).await
+            }
             "consumers-until-refused" => until_refused(run, &client, &mut figures).await,
             what => Err(format!("no flow {what}").into()),
         }
@@ -213,8 +226,10 @@ async fn consumers(
         None => {
             let open = async {
                 let mut consumers = Vec::with_capacity(run.n);
-                for _ in 0..run.n {
-                    consumers.push(client.consumer(queue.as_str()).no_ack().open().await?);
+                while consumers.len() < run.n {
+                    let some = (consumers.len()..run.n).take(TOGETHER);
+                    let open = some.map(|_| client.consumer(queue.as_str()).no_ack().open());
+                    consumers.extend(try_join_all(open).await?);
                 }
                 Ok(consumers)
             };
@@ -227,9 +242,10 @@ async fn consumers(
         Some(prefetch) => {
             let open = async {
                 let mut consumers = Vec::with_capacity(run.n);
-                for _ in 0..run.n {
-                    let consumer = client.consumer(queue.as_str()).prefetch(prefetch);
-                    consumers.push(consumer.open().await?);
+                while consumers.len() < run.n {
+                    let some = (consumers.len()..run.n).take(TOGETHER);
+                    let consumer = || client.consumer(queue.as_str()).prefetch(prefetch);
+                    consumers.extend(try_join_all(some.map(|_| consumer().open())).await?);
                 }
                 Ok(consumers)
             };
