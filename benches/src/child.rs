@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 use crate::contestants::{self, Contestant, Entry, Job, Latencies};
 use crate::modes::Task;
 use crate::raw::{Raw, Target};
-use crate::usage::{Cost, Usage, peak_memory};
+use crate::syscalls::Syscalls;
+use crate::usage::{Cost, Counters, Usage, peak_memory};
 use crate::{AllocationCount, Fallible};
 
 /// A run warms up until one batch of messages took this long.
 const WARM_UP: Duration = Duration::from_millis(40);
 
-/// The first batch of the warm-up; each is four times the one before.
-const FIRST_BATCH: u64 = 256;
+/// The first batch of the warm-up, and the least that is measured; each is four times the one
+/// before. Of large bodies it is less.
+const FIRST_BATCH: usize = 256;
 
 /// The most messages of a run: what a real broker can be asked to hold.
 const MOST: u64 = 20_000_000;
@@ -28,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) sink: bool,
     /// About how long to measure.
     pub(crate) budget: Duration,
+    /// Count system calls, which makes each of them dearer.
+    pub(crate) syscalls: bool,
 }
 
 /// What it says.
@@ -42,20 +46,27 @@ pub(crate) struct Outcome {
     pub(crate) switches: f64,
     /// Allocations a message, where they are counted.
     pub(crate) allocations: Option<f64>,
+    /// System calls a message, where they are counted.
+    pub(crate) syscalls: Option<f64>,
     /// Bytes.
     pub(crate) memory: u64,
     /// Nanoseconds.
     pub(crate) p50: Option<f64>,
     pub(crate) p99: Option<f64>,
+    pub(crate) p999: Option<f64>,
 }
 
 /// Runs `plan` and prints the outcome.
 pub(crate) fn run(plan: &Plan, allocations: Option<AllocationCount>) -> Fallible {
     let entry = contestants::named(&plan.contestant)?;
+    // Before the contestant's threads begin.
+    let syscalls = plan.syscalls.then(Syscalls::start).transpose()?;
+    let mut counters = Counters { allocations, syscalls };
     let mut harness = Harness::new(plan, entry)?;
     let mut contestant = (entry.open)(&plan.target, &plan.task)?;
 
-    let mut batch = FIRST_BATCH;
+    let least = plan.task.bounded(FIRST_BATCH) as u64;
+    let mut batch = least;
     let fitting = loop {
         let queue = harness.prepare(batch)?;
         let start = Instant::now();
@@ -66,12 +77,12 @@ pub(crate) fn run(plan: &Plan, allocations: Option<AllocationCount>) -> Fallible
         }
         batch *= 4;
     };
-    let messages = (fitting as u64).clamp(FIRST_BATCH, MOST);
+    let messages = (fitting as u64).clamp(least, MOST);
 
     let queue = harness.prepare(messages)?;
-    let start = Usage::now(allocations)?;
+    let start = Usage::now(&mut counters)?;
     let latencies = harness.run(contestant.as_mut(), messages, queue)?;
-    let cost = start.elapsed(allocations)?;
+    let cost = start.elapsed(&mut counters)?;
     let outcome = outcome(messages, cost, harness.delay, latencies, peak_memory()?);
     harness.clean_up()?;
     println!("{}", outcome.line());
@@ -95,9 +106,11 @@ fn outcome(
         rate: n / cost.wall.saturating_sub(idle).as_secs_f64(),
         switches: cost.switches as f64 / n,
         allocations: cost.allocations.map(|count| count as f64 / n),
+        syscalls: cost.syscalls.map(|count| count as f64 / n),
         memory,
         p50: at(0.5),
         p99: at(0.99),
+        p999: at(0.999),
     }
 }
 
@@ -140,7 +153,8 @@ impl<'a> Harness<'a> {
         self.probe.declare(&queue, false)?;
         self.probe.purge(&queue)?;
         self.used.push(queue.clone());
-        self.probe.publish_confirmed(&queue, &task.body(), &mut self.sent, count)?;
+        let Self { probe, sent, .. } = self;
+        probe.publish_confirmed(&queue, &task.body(), task.bounded(1_000), sent, count)?;
         Ok(queue)
     }
 
@@ -152,7 +166,7 @@ impl<'a> Harness<'a> {
         queue: String,
     ) -> Fallible<Option<Latencies>> {
         let task = &self.plan.task;
-        let unconfirmed = !task.mode.consumes() && !task.mode.confirms();
+        let unconfirmed = task.mode.is_unconfirmed();
         let base = if unconfirmed { self.probe.declare(&task.queue, true)? } else { 0 };
         self.jobs += 1;
         let tag = format!("bench-{}", self.jobs);
@@ -180,9 +194,13 @@ impl Outcome {
         let mut line = format!(
             "messages={messages} cpu={cpu} rate={rate} switches={switches} memory={memory}"
         );
-        for (name, value) in
-            [("allocations", self.allocations), ("p50", self.p50), ("p99", self.p99)]
-        {
+        for (name, value) in [
+            ("allocations", self.allocations),
+            ("syscalls", self.syscalls),
+            ("p50", self.p50),
+            ("p99", self.p99),
+            ("p999", self.p999),
+        ] {
             if let Some(value) = value {
                 line.push_str(&format!(" {name}={value}"));
             }
@@ -206,8 +224,10 @@ impl std::str::FromStr for Outcome {
                 "switches" => outcome.switches = value,
                 "memory" => outcome.memory = value as u64,
                 "allocations" => outcome.allocations = Some(value),
+                "syscalls" => outcome.syscalls = Some(value),
                 "p50" => outcome.p50 = Some(value),
                 "p99" => outcome.p99 = Some(value),
+                "p999" => outcome.p999 = Some(value),
                 _ => return Err(format!("an outcome with {name}").into()),
             }
         }
@@ -227,9 +247,11 @@ mod tests {
             rate: 1e6,
             switches: 0.001,
             allocations: Some(2.0),
+            syscalls: Some(0.5),
             memory: 4096,
             p50: None,
             p99: Some(17_000.0),
+            p999: Some(18_000.0),
         };
         assert_eq!(outcome.line().parse::<Outcome>()?, outcome);
         Ok(())

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::child::Plan;
 use crate::modes::{Mode, Task};
 use crate::raw::Target;
 use crate::sink::Manner;
-use crate::{AllocationCount, Fallible, LiveBytes, child, machine, scale, sink, versus};
+use crate::{AllocationCount, Fallible, LiveBytes, child, large, machine, scale, sink, versus};
 
 /// Benchmarks of AMQP 0-9-1 clients, side by side.
 #[derive(Debug, Parser)]
@@ -22,8 +22,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// All contestants in all modes, interleaved; prints a table.
+    /// All contestants in all modes, against the sink and a real broker; prints tables.
     Versus(Versus),
+    /// Large bodies: CPU a mebibyte, out and in, and what small messages wait meanwhile.
+    Large(Large),
     /// The fast sink alone: prints its port, and serves until killed.
     Sink(Sink),
     /// The sink counts and checks what the raw client sends and takes; prints its speed.
@@ -41,7 +43,7 @@ enum Command {
 /// What `versus` is asked for.
 #[derive(Debug, Args)]
 pub(crate) struct Versus {
-    /// Two minutes: fewer and shorter rounds, 1 KiB in the modes that have a ceiling there.
+    /// Two minutes: fewer and shorter rounds, fewer contestants, and beside 16 B only some modes.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Only these modes.
@@ -50,7 +52,7 @@ pub(crate) struct Versus {
     /// Only these contestants.
     #[arg(long, value_delimiter = ',')]
     pub(crate) contestants: Vec<String>,
-    /// Body sizes in bytes, instead of 16 and 1024.
+    /// Body sizes in bytes, instead of 16, 1024, 65536 and 1048576 (at the broker: 16).
     #[arg(long, value_delimiter = ',')]
     pub(crate) sizes: Vec<usize>,
     /// Rounds: the median of so many runs.
@@ -59,8 +61,11 @@ pub(crate) struct Versus {
     /// How long one run is measured, in milliseconds.
     #[arg(long)]
     pub(crate) budget: Option<u64>,
-    /// A broker, instead of the sink. Queues beginning with `lavinmq-benches` are emptied
-    /// and deleted.
+    /// What the clients talk to.
+    #[arg(long, value_enum, default_value_t = Against::Both)]
+    pub(crate) against: Against,
+    /// A broker that is running, instead of a private RabbitMQ (as in AMQP_TEST_URL). Queues
+    /// beginning with `lavinmq-benches` are emptied and deleted.
     #[arg(long)]
     pub(crate) url: Option<Target>,
     /// Leave it to the kernel which cores are used.
@@ -69,13 +74,51 @@ pub(crate) struct Versus {
     /// The core of the clients.
     #[arg(long, default_value_t = 0)]
     pub(crate) client_core: usize,
-    /// The core of the sink.
+    /// The core of the sink, and of the private broker.
     #[arg(long, default_value_t = 1)]
     pub(crate) sink_core: usize,
     /// The sink looks for bytes this long before it sleeps, in microseconds: the client then
     /// does not pay for waking it. (Not in the latency modes, where both share a core.)
     #[arg(long, default_value_t = 0)]
     pub(crate) spin: u64,
+    /// Write the tables to this file as well, as markdown.
+    #[arg(long)]
+    pub(crate) markdown: Option<PathBuf>,
+    /// Draw the plots into this directory: cost.svg and latency.svg.
+    #[arg(long)]
+    pub(crate) plots: Option<PathBuf>,
+}
+
+/// The parts of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Against {
+    /// The sink, and then a broker.
+    Both,
+    Sink,
+    Broker,
+}
+
+/// What `large` is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Large {
+    /// Body sizes in bytes.
+    #[arg(long, value_delimiter = ',', default_value = "65536,1048576,16777216")]
+    pub(crate) sizes: Vec<usize>,
+    /// Mebibytes of one run.
+    #[arg(long, default_value_t = 512)]
+    pub(crate) volume: usize,
+    /// Rounds: the median of so many runs.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) rounds: usize,
+    /// How long small messages are timed, in milliseconds, each way.
+    #[arg(long, default_value_t = 3000)]
+    pub(crate) latency: u64,
+    /// The core of the clients.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) client_core: usize,
+    /// The core of the sink.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) sink_core: usize,
     /// Write the tables to this file as well, as markdown.
     #[arg(long)]
     pub(crate) markdown: Option<PathBuf>,
@@ -118,6 +161,12 @@ struct Contestant {
     budget: u64,
     #[arg(long)]
     core: Option<usize>,
+    /// Publish transient messages even where the client's default is persistent ones.
+    #[arg(long)]
+    transient: bool,
+    /// Count system calls.
+    #[arg(long)]
+    syscalls: bool,
 }
 
 /// Does what the command line says.
@@ -127,6 +176,7 @@ pub(crate) fn run(
 ) -> Fallible<ExitCode> {
     match Cli::parse().command {
         Command::Versus(options) => versus::run(&options)?,
+        Command::Large(options) => large::run(&options)?,
         Command::Sink(options) => {
             options.core.map(machine::pin).transpose()?;
             let spin = Duration::from_micros(options.spin);
@@ -142,10 +192,16 @@ pub(crate) fn run(
             options.core.map(machine::pin).transpose()?;
             let plan = Plan {
                 contestant: options.name,
-                task: Task { mode: options.mode, size: options.size, queue: options.queue },
+                task: Task {
+                    mode: options.mode,
+                    size: options.size,
+                    queue: options.queue,
+                    transient: options.transient,
+                },
                 target: options.url,
                 sink: options.sink,
                 budget: Duration::from_millis(options.budget),
+                syscalls: options.syscalls,
             };
             child::run(&plan, allocations)?;
         }

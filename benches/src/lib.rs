@@ -4,18 +4,22 @@
 //! From the bottom up: `wire` (frames), `sink` (the fast peer), `raw` (a blocking client
 //! without comfort), `modes` (what is done) and `ceilings` (how fast it must be),
 //! `contestants` (who does it), `usage` (what it cost), `child` (one measured run),
-//! `versus` (all runs, interleaved), `report` (the tables), `scale` (many of everything).
+//! `versus` (all runs, interleaved), `report` (the tables); `large` (large bodies) and `scale`
+//! (many of everything), by themselves.
 
 mod ceilings;
 mod child;
 mod cli;
 mod contestants;
+mod large;
 mod machine;
 mod modes;
+mod plots;
 mod raw;
 mod report;
 mod scale;
 mod sink;
+mod syscalls;
 mod usage;
 mod versus;
 mod wire;

@@ -2,6 +2,10 @@
 
 use std::process::Command;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::Fallible;
+
 /// In one line each: processor, cores, kernel, compiler.
 pub(crate) fn description() -> Vec<String> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -29,8 +33,20 @@ pub(crate) fn load() -> String {
 }
 
 /// Keeps this process, and what it starts from now on, on one core.
-pub(crate) fn pin(core: usize) -> crate::Fallible {
-    let mut set = rustix::thread::CpuSet::new();
+pub(crate) fn pin(core: usize) -> Fallible {
+    let mut set = CpuSet::new();
     set.set(core);
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Does `work` on one core: the processes that it starts stay there.
+pub(crate) fn pinned<T, E>(core: usize, work: impl FnOnce() -> Result<T, E>) -> Fallible<T>
+where
+    crate::Failure: From<E>,
+{
+    let before = sched_getaffinity(None)?;
+    pin(core)?;
+    let result = work();
+    sched_setaffinity(None, &before)?;
+    Ok(result?)
 }

@@ -1,7 +1,7 @@
 //! A blocking connection with frames encoded by hand: the floor that clients are compared
 //! with, and the harness's own way of asking the broker how many messages have arrived.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,9 @@ use crate::{Failure, Fallible};
 
 /// Reads and writes are batched to this many bytes.
 pub(crate) const BATCH: usize = 64 * 1024;
+
+/// From this size on a body is written where it lies, not copied to the others.
+const VECTORED: usize = 32 * 1024;
 
 /// The one channel in use.
 pub(crate) const CHANNEL: u16 = 1;
@@ -60,6 +63,9 @@ pub(crate) struct Raw {
     frame_max: u32,
     /// What is about to be written, kept for its memory.
     out: Vec<u8>,
+    persistent: bool,
+    /// What the broker calls itself, and its version.
+    product: String,
 }
 
 impl Raw {
@@ -75,9 +81,14 @@ impl Raw {
             end: 0,
             frame_max: wire::FRAME_MAX,
             out: Vec::new(),
+            persistent: false,
+            product: String::new(),
         };
         raw.socket.write_all(b"AMQP\0\0\x09\x01")?;
-        raw.expect(0, id::CONNECTION_START, |_| Ok(()))?;
+        raw.product = raw.expect(0, id::CONNECTION_START, |fields| {
+            let _ = fields.short()?;
+            Ok(product(fields.rest()))
+        })?;
         let response = format!("\0{}\0{}", target.user, target.password);
         raw.send(0, id::CONNECTION_START_OK, |w| {
             w.long(0).short_string("PLAIN").long_string(response.as_bytes()).short_string("en_US");
@@ -100,12 +111,66 @@ impl Raw {
         Ok(raw)
     }
 
-    /// Appends to `out` a message for the default exchange.
-    pub(crate) fn encode_publish(&self, out: &mut Vec<u8>, routing_key: &str, body: &[u8]) {
+    /// What the broker calls itself, and its version.
+    pub(crate) fn product(&self) -> &str {
+        &self.product
+    }
+
+    /// From now on messages are persistent.
+    pub(crate) fn persist(&mut self) {
+        self.persistent = true;
+    }
+
+    /// Sends a message to the default exchange, or appends it to `out`, which is written when it
+    /// is [`BATCH`] bytes long, and at last by the caller.
+    pub(crate) fn publish(
+        &mut self,
+        out: &mut Vec<u8>,
+        routing_key: &str,
+        body: &[u8],
+    ) -> Fallible {
         wire::method(out, CHANNEL, id::BASIC_PUBLISH, |w| {
             w.short(0).short_string("").short_string(routing_key).octet(0);
         });
-        wire::content(out, CHANNEL, body, self.frame_max);
+        wire::header(out, CHANNEL, body.len(), self.persistent);
+        if body.len() >= VECTORED {
+            return self.write_body(out, body);
+        }
+        wire::body(out, CHANNEL, body, self.frame_max);
+        if out.len() >= BATCH {
+            self.write(out)?;
+            out.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes what `out` holds and the frames of a body, without a copy of it.
+    fn write_body(&mut self, out: &mut Vec<u8>, body: &[u8]) -> Fallible {
+        let chunks = || body.chunks(self.frame_max as usize - wire::OVERHEAD);
+        // What goes before each chunk, and after the last, one after the other in `out`.
+        let mut ends = Vec::new();
+        for chunk in chunks() {
+            wire::body_start(out, CHANNEL, chunk.len());
+            ends.push(out.len());
+            out.push(wire::FRAME_END);
+        }
+        let mut slices = Vec::new();
+        let mut start = 0;
+        for (&end, chunk) in ends.iter().zip(chunks()) {
+            slices.extend([IoSlice::new(&out[start..end]), IoSlice::new(chunk)]);
+            start = end;
+        }
+        slices.push(IoSlice::new(&out[start..]));
+        let mut slices = &mut slices[..];
+        while !slices.is_empty() {
+            let n = self.socket.write_vectored(slices)?;
+            if n == 0 {
+                return Err("the broker takes nothing".into());
+            }
+            IoSlice::advance_slices(&mut slices, n);
+        }
+        out.clear();
+        Ok(())
     }
 
     /// Writes all of `bytes`.
@@ -238,6 +303,11 @@ impl Raw {
         })
     }
 
+    /// The reply to [`consume`](Self::consume), where nothing can be delivered yet.
+    pub(crate) fn await_consume_ok(&mut self) -> Fallible {
+        self.expect(CHANNEL, id::BASIC_CONSUME_OK, |_| Ok(()))
+    }
+
     /// Ends a subscription that has nothing left to deliver.
     pub(crate) fn cancel(&mut self, tag: &str) -> Fallible {
         self.call(id::BASIC_CANCEL, id::BASIC_CANCEL_OK, |w| {
@@ -245,30 +315,34 @@ impl Raw {
         })
     }
 
-    /// Publishes `count` messages to `queue`, at most 1,000 of them unconfirmed, and returns
-    /// when the broker has confirmed all. The channel is in confirm mode, and `sent` counts
-    /// its publishes so far.
+    /// Publishes `count` messages to `queue`, at most `window` of them unconfirmed, and returns
+    /// when the broker has confirmed all. The channel is in confirm mode, and
+    /// `sent` counts its publishes so far.
     pub(crate) fn publish_confirmed(
         &mut self,
         queue: &str,
         body: &[u8],
+        window: usize,
         sent: &mut u64,
         count: u64,
     ) -> Fallible {
-        const WINDOW: u64 = 1_000;
+        let window = window as u64;
         let last = *sent + count;
         let mut settled = Settled { tag: *sent, singles: 0 };
         let mut out = std::mem::take(&mut self.out);
         while settled.count() < last {
-            while *sent < last && *sent - settled.count() < WINDOW && out.len() < BATCH {
-                self.encode_publish(&mut out, queue, body);
+            // What the broker says is looked at after each batch, or large message.
+            let mut batch = 0;
+            while *sent < last && *sent - settled.count() < window && batch < BATCH {
+                self.publish(&mut out, queue, body)?;
                 *sent += 1;
+                batch += body.len() + 64;
             }
             if !out.is_empty() {
                 self.write(&out)?;
                 out.clear();
             }
-            if *sent - settled.count() == WINDOW || *sent == last {
+            if *sent - settled.count() >= window || *sent == last {
                 self.read(|frame| settled.note(frame))?;
             }
         }
@@ -297,6 +371,20 @@ impl Raw {
             idle(Duration::from_millis(1));
         }
     }
+}
+
+/// "RabbitMQ 3.10.8", out of a server's properties, or as much of it as is there. It is for people
+/// to read: looking for the two keys does, where a table would have to be taken apart.
+fn product(properties: &[u8]) -> String {
+    let value = |key: &[u8]| {
+        let at = properties.windows(key.len()).position(|window| window == key)?;
+        let mut fields = Fields::new(&properties[at + key.len()..]);
+        let length = fields.long().ok()?;
+        std::str::from_utf8(fields.rest().get(..length as usize)?).ok()
+    };
+    let words: Vec<_> =
+        [&b"\x07productS"[..], b"\x07versionS"].into_iter().filter_map(value).collect();
+    words.join(" ")
 }
 
 /// Counts confirms. Brokers settle in order but for single nacks and acks in between, so a

@@ -4,7 +4,23 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::syscalls::Syscalls;
 use crate::{AllocationCount, Fallible};
+
+/// What is counted besides, in runs that are not timed.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) allocations: Option<AllocationCount>,
+    pub(crate) syscalls: Option<Syscalls>,
+}
+
+impl Counters {
+    /// Allocations and system calls.
+    fn read(&mut self) -> Fallible<(Option<u64>, Option<u64>)> {
+        let syscalls = self.syscalls.as_mut().map(Syscalls::count).transpose()?;
+        Ok((self.allocations.map(|count| count()), syscalls))
+    }
+}
 
 /// A reading of all meters of this process.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +29,7 @@ pub(crate) struct Usage {
     cpu: Duration,
     switches: u64,
     allocations: Option<u64>,
+    syscalls: Option<u64>,
 }
 
 /// What happened between two readings.
@@ -24,30 +41,34 @@ pub(crate) struct Cost {
     /// How often a thread gave up the processor to wait.
     pub(crate) switches: u64,
     pub(crate) allocations: Option<u64>,
+    pub(crate) syscalls: Option<u64>,
 }
 
 impl Usage {
-    pub(crate) fn now(allocations: Option<AllocationCount>) -> Fallible<Self> {
+    pub(crate) fn now(counters: &mut Counters) -> Fallible<Self> {
         // Reading the files comes first: it is not to be part of what is measured.
         let switches = switches()?;
-        let allocations = allocations.map(|count| count());
+        let (allocations, syscalls) = counters.read()?;
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = Duration::new(cpu.tv_sec.try_into()?, cpu.tv_nsec.try_into()?);
-        Ok(Self { at: Instant::now(), cpu, switches, allocations })
+        Ok(Self { at: Instant::now(), cpu, switches, allocations, syscalls })
     }
 
     /// From `self` until now. The reading's own cost (about 20 µs) is not in it, but for the
     /// clocks.
-    pub(crate) fn elapsed(&self, allocations: Option<AllocationCount>) -> Fallible<Cost> {
+    pub(crate) fn elapsed(&self, counters: &mut Counters) -> Fallible<Cost> {
         let wall = self.at.elapsed();
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = Duration::new(cpu.tv_sec.try_into()?, cpu.tv_nsec.try_into()?);
-        let counted = allocations.map(|count| count());
+        let (allocations, syscalls) = counters.read()?;
+        let since =
+            |now: Option<u64>, then: Option<u64>| now.zip(then).map(|(now, then)| now - then);
         Ok(Cost {
             wall,
             cpu: cpu.saturating_sub(self.cpu),
             switches: switches()?.saturating_sub(self.switches),
-            allocations: counted.zip(self.allocations).map(|(now, then)| now - then),
+            allocations: since(allocations, self.allocations),
+            syscalls: since(syscalls, self.syscalls),
         })
     }
 }
@@ -91,12 +112,12 @@ mod tests {
 
     #[test]
     fn work_shows_on_the_cpu_clock_and_sleep_does_not() -> Fallible {
-        let start = Usage::now(None)?;
+        let start = Usage::now(&mut Counters::default())?;
         let mut x = 1_u64;
         while start.at.elapsed() < Duration::from_millis(20) {
             x = std::hint::black_box(x.wrapping_mul(3));
         }
-        let busy = start.elapsed(None)?.cpu;
+        let busy = start.elapsed(&mut Counters::default())?.cpu;
         assert!(busy > Duration::ZERO);
         assert!(peak_memory()? > 100_000);
         Ok(())

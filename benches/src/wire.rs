@@ -147,6 +147,11 @@ impl<'a> Fields<'a> {
         Ok((self.short()?, self.short()?))
     }
 
+    /// What is left.
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
     pub(crate) fn short_string(&mut self) -> Read<&'a str> {
         let n = self.octet()?;
         std::str::from_utf8(self.bytes(n.into())?).map_err(|_| "a name that is not UTF-8")
@@ -224,14 +229,28 @@ pub(crate) fn method(
     });
 }
 
-/// Appends a content header without properties, and the body in as many frames as it takes.
-pub(crate) fn content(out: &mut Vec<u8>, channel: u16, body: &[u8], frame_max: u32) {
+/// Appends a content header without properties, or with the one that says "persistent".
+pub(crate) fn header(out: &mut Vec<u8>, channel: u16, size: usize, persistent: bool) {
     frame(out, HEADER, channel, |w| {
-        w.short(60).short(0).longlong(body.len() as u64).short(0);
+        w.short(60).short(0).longlong(size as u64);
+        match persistent {
+            true => w.short(1 << 12).octet(2),
+            false => w.short(0),
+        };
     });
+}
+
+/// Appends a body in as many frames as it takes.
+pub(crate) fn body(out: &mut Vec<u8>, channel: u16, body: &[u8], frame_max: u32) {
     for chunk in body.chunks(frame_max as usize - OVERHEAD) {
         frame(out, BODY, channel, |w| w.0.extend_from_slice(chunk));
     }
+}
+
+/// Appends what comes before a chunk of a body; after it comes [`FRAME_END`].
+pub(crate) fn body_start(out: &mut Vec<u8>, channel: u16, length: usize) {
+    out.push(BODY);
+    Writer(out).short(channel).long(length as u32);
 }
 
 /// Appends a heartbeat.

@@ -21,6 +21,32 @@
 //! [`session`], [`client`], [`driver`]. Clocks, locks and wakers exist in the last two only;
 //! `clippy.toml` sees to it.
 //!
+//! # Large messages
+//!
+//! A body leaves from where it lies: given as `Bytes` (or as a `Vec<u8>` or `String` that is moved in),
+//! it reaches the transport as slices of the same memory, the first time and each time that it is sent
+//! again, and is freed with the message's outcome. What allocates is its frames' heads. (A frame of
+//! less than 4 KiB is copied, which costs less than a slice of its own: so are small bodies, and what is
+//! left of a large one for its last frame.)
+//!
+//! Each byte of a body that arrives is copied once, from the receive buffer (64 KiB at most) into its
+//! place; the application gets that memory. It grows with what has arrived, whatever was announced, to
+//! an eighth, a quarter, a half and all of the size, so that allocators that cannot extend a block in
+//! place, nor move its pages, copy it once over. On a connection on which a body as long has arrived
+//! before, one body at a time has all of its memory at once.
+//!
+//! Bodies on different channels take turns, frame by frame (131,072 bytes, if the broker allows). So a
+//! small message that is published while large ones are being written waits for at most
+//!
+//! - what the driver's turn goes on to write, and what is encoded ahead: less than 512 KiB together,
+//! - one frame of each large body on another channel.
+//!
+//! Acks, declarations and heartbeats wait for the former alone, and one poll of the driver moves about
+//! 1 MiB before the other tasks on its thread have their turn. What the kernel's send buffer holds comes
+//! on top. On the same channel a message waits for the whole of the one before it: AMQP allows nothing
+//! between its frames. Producers have channels of their own while there are at most `own_channels` (64)
+//! of them, then they share. Large bodies and small ones that must not wait belong on different clients.
+//!
 //! # Glossary
 //!
 //! | word | meaning |

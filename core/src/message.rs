@@ -57,16 +57,30 @@ impl Message {
 
     #[inline]
     fn from_slice(body: &[u8]) -> Self {
-        let body = heapless::Vec::from_slice(body)
-            .map_or_else(|_| Body::Shared(Bytes::copy_from_slice(body)), Body::Inline);
-        Self { body, properties: None }
+        match Self::inline(body) {
+            Some(message) => message,
+            None => Self::shared(Bytes::copy_from_slice(body)),
+        }
     }
 
     #[inline]
     fn from_bytes(body: Bytes) -> Self {
-        let body =
-            heapless::Vec::from_slice(&body).map_or_else(|_| Body::Shared(body), Body::Inline);
-        Self { body, properties: None }
+        match Self::inline(&body) {
+            Some(message) => message,
+            None => Self::shared(body),
+        }
+    }
+
+    #[inline]
+    fn inline(body: &[u8]) -> Option<Self> {
+        let mut inline = heapless::Vec::new();
+        inline.extend_from_slice(body).ok()?;
+        Some(Self { body: Body::Inline(inline), properties: None })
+    }
+
+    #[inline]
+    const fn shared(body: Bytes) -> Self {
+        Self { body: Body::Shared(body), properties: None }
     }
 
     /// The body.

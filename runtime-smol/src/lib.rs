@@ -37,13 +37,17 @@
 //! # }
 //! ```
 
+mod io;
 mod smol_runtime;
 
 use lavinmq_core::driver::FirstConnect;
 #[doc(inline)]
 pub use lavinmq_core::*;
 
-pub use self::smol_runtime::{SmolRuntime, SmolTimer};
+pub use self::{
+    io::SmolIo,
+    smol_runtime::{SmolRuntime, SmolTimer},
+};
 
 /// Drives a client on smol. Dropping it closes the client at once.
 pub type Driver = lavinmq_core::Driver<SmolRuntime>;

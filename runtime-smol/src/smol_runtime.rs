@@ -17,6 +17,8 @@ use lavinmq_core::{
     runtime::{BoxFuture, Runtime, Timer},
 };
 
+use crate::io::SmolIo;
+
 /// smol, as the driver needs it.
 #[derive(Clone, Copy, Debug)]
 pub struct SmolRuntime {
@@ -38,7 +40,7 @@ impl Default for SmolRuntime {
 }
 
 impl Runtime for SmolRuntime {
-    type Io = Async<TcpStream>;
+    type Io = SmolIo<TcpStream>;
     type Timer = SmolTimer;
 
     fn now(&self) -> Time {
@@ -75,7 +77,7 @@ impl Runtime for SmolRuntime {
             };
             for address in addresses {
                 match Async::<TcpStream>::connect(address).await.and_then(without_delay) {
-                    Ok(stream) => return Ok(stream),
+                    Ok(stream) => return Ok(SmolIo::new(stream)),
                     Err(error) => failure = error.into(),
                 }
             }

@@ -10,7 +10,9 @@ use amqp_client::{
     BasicProperties, Channel, Confirmation, Connection, ConsumeOpts, PublishConfirm,
 };
 
-use super::{Contestant, Job, Latencies, Threads, Tokio, ended, latencies, record, shares};
+use super::{
+    Contestant, Job, Latencies, Threads, Tokio, ended, latencies, record, same_size, shares,
+};
 use crate::Fallible;
 use crate::modes::{Mode, Task};
 use crate::raw::Target;
@@ -29,7 +31,7 @@ pub(super) fn open(
     threads: Threads,
 ) -> Fallible<Box<dyn Contestant>> {
     let tokio = Tokio::new(threads)?;
-    let (url, mode) = (target.url.clone(), task.mode);
+    let (url, mode, prefetch) = (target.url.clone(), task.mode, task.prefetch());
     let (connection, channels) = tokio.run(async move {
         let connection = Connection::connect(&url).await?;
         let mut channels = Vec::new();
@@ -38,7 +40,7 @@ pub(super) fn open(
             if mode.confirms() {
                 channel.confirm_select().await?;
             }
-            if let Some(count) = mode.prefetch() {
+            if let Some(count) = prefetch {
                 channel.basic_qos(count, false).await?;
             }
             channels.push(Arc::new(channel));
@@ -72,10 +74,11 @@ impl Contestant for AmqpClient {
                     }
                     Ok(None)
                 }
-                Mode::ConfirmPipelined => {
+                Mode::ConfirmPipelined | Mode::ConfirmPersistent => {
                     publish_confirmed(channel, &task, job.count).await.map(|()| None)
                 }
                 Mode::ConfirmOne => confirm_one(channel, &task, job.count).await.map(Some),
+                Mode::PingPong => ping_pong(channel, &task, &job).await.map(Some),
                 Mode::ConsumeNoAck | Mode::ConsumeAck1000 | Mode::ConsumeAck100 => {
                     consume(channel, &task, job).await.map(|()| None)
                 }
@@ -93,7 +96,10 @@ async fn publish(channel: Arc<Channel>, task: Task, count: u64) -> Fallible {
 }
 
 async fn send(channel: &Channel, task: &Task, body: &[u8]) -> Fallible<PublishConfirm> {
-    let properties = BasicProperties::new();
+    let mut properties = BasicProperties::new();
+    if task.persistent() {
+        properties.delivery_mode = Some(2);
+    }
     Ok(channel.basic_publish_confirmed("", &task.queue, body, properties, false).await?)
 }
 
@@ -106,9 +112,9 @@ async fn settled(confirm: PublishConfirm) -> Fallible {
 
 async fn publish_confirmed(channel: &Channel, task: &Task, count: u64) -> Fallible {
     let body = task.body();
-    let mut pending = VecDeque::with_capacity(task.mode.window());
+    let mut pending = VecDeque::with_capacity(task.window());
     for _ in 0..count {
-        if pending.len() == task.mode.window()
+        if pending.len() == task.window()
             && let Some(oldest) = pending.pop_front()
         {
             settled(oldest).await?;
@@ -132,8 +138,26 @@ async fn confirm_one(channel: &Channel, task: &Task, count: u64) -> Fallible<Lat
     Ok(times)
 }
 
+/// The first delivery cannot come in the same read as consume-ok, which this client would lose:
+/// it is published afterwards.
+async fn ping_pong(channel: &Channel, task: &Task, job: &Job) -> Fallible<Latencies> {
+    let body = task.body();
+    let options = ConsumeOpts { no_ack: true, ..Default::default() };
+    let mut consumer = channel.basic_consume(&job.queue, &job.tag, options).await?;
+    let mut times = latencies()?;
+    for _ in 0..job.count {
+        let start = Instant::now();
+        channel.basic_publish("", &job.queue, body.as_slice(), BasicProperties::new()).await?;
+        let delivery = consumer.next().await.ok_or_else(ended)?;
+        record(&mut times, start.elapsed());
+        same_size(&delivery.body, task)?;
+    }
+    channel.basic_cancel(&job.tag).await?;
+    Ok(times)
+}
+
 async fn consume(channel: &Channel, task: &Task, job: Job) -> Fallible {
-    let no_ack = task.mode.prefetch().is_none();
+    let no_ack = !task.mode.acks();
     let options = ConsumeOpts { no_ack, ..Default::default() };
     let mut consumer = channel.basic_consume(&job.queue, &job.tag, options).await?;
     for _ in 0..job.count {

@@ -16,7 +16,9 @@ use amqprs::{Ack, BasicProperties, Cancel, CloseChannel, Nack, Return};
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Contestant, Job, Latencies, Threads, Tokio, ended, latencies, record, shares};
+use super::{
+    Contestant, Job, Latencies, Threads, Tokio, ended, latencies, record, same_size, shares,
+};
 use crate::Fallible;
 use crate::modes::{Mode, Task};
 use crate::raw::Target;
@@ -51,7 +53,7 @@ pub(super) fn open(
     let mut arguments =
         OpenConnectionArguments::new(&target.host, target.port, &target.user, &target.password);
     arguments.virtual_host(&target.vhost);
-    let mode = task.mode;
+    let (mode, prefetch) = (task.mode, task.prefetch());
     let confirms = Arc::new(Confirms::default());
     let callback = OnConfirm(Arc::clone(&confirms));
     let (connection, channels) = tokio.run(async move {
@@ -59,7 +61,7 @@ pub(super) fn open(
         let mut channels = Vec::new();
         for _ in 0..mode.tasks() {
             let channel = connection.open_channel(None).await?;
-            if let Some(count) = mode.prefetch() {
+            if let Some(count) = prefetch {
                 channel.basic_qos(BasicQosArguments::new(0, count, false)).await?;
             }
             channels.push(channel);
@@ -106,8 +108,8 @@ impl Contestant for Amqprs {
                     }
                     Ok(None)
                 }
-                Mode::ConfirmPipelined => {
-                    let (body, window) = (task.body(), task.mode.window() as u64);
+                Mode::ConfirmPipelined | Mode::ConfirmPersistent => {
+                    let (body, window) = (task.body(), task.window() as u64);
                     let last = sent + job.count;
                     for tag in sent + 1..=last {
                         if tag > window {
@@ -129,6 +131,7 @@ impl Contestant for Amqprs {
                     }
                     Ok(Some(times))
                 }
+                Mode::PingPong => ping_pong(channel, &task, &job).await.map(Some),
                 Mode::ConsumeNoAck | Mode::ConsumeAck1000 | Mode::ConsumeAck100 => {
                     consume(channel, &task, job).await.map(|()| None)
                 }
@@ -139,7 +142,11 @@ impl Contestant for Amqprs {
 
 async fn send(channel: &Channel, task: &Task, body: &[u8]) -> Fallible {
     let arguments = BasicPublishArguments::new("", &task.queue);
-    Ok(channel.basic_publish(BasicProperties::default(), body.to_vec(), arguments).await?)
+    let mut properties = BasicProperties::default();
+    if task.persistent() {
+        properties.with_delivery_mode(2);
+    }
+    Ok(channel.basic_publish(properties, body.to_vec(), arguments).await?)
 }
 
 async fn publish(channel: Channel, task: Task, count: u64) -> Fallible {
@@ -150,8 +157,25 @@ async fn publish(channel: Channel, task: Task, count: u64) -> Fallible {
     Ok(())
 }
 
+async fn ping_pong(channel: &Channel, task: &Task, job: &Job) -> Fallible<Latencies> {
+    let body = task.body();
+    let mut arguments = BasicConsumeArguments::new(&job.queue, &job.tag);
+    arguments.manual_ack(false);
+    let (_, mut deliveries) = channel.basic_consume_rx(arguments).await?;
+    let mut times = latencies()?;
+    for _ in 0..job.count {
+        let start = Instant::now();
+        send(channel, task, &body).await?;
+        let message = deliveries.recv().await.ok_or_else(ended)?;
+        record(&mut times, start.elapsed());
+        same_size(message.content.as_deref().unwrap_or_default(), task)?;
+    }
+    channel.basic_cancel(BasicCancelArguments::new(&job.tag)).await?;
+    Ok(times)
+}
+
 async fn consume(channel: &Channel, task: &Task, job: Job) -> Fallible {
-    let no_ack = task.mode.prefetch().is_none();
+    let no_ack = !task.mode.acks();
     let mut arguments = BasicConsumeArguments::new(&job.queue, &job.tag);
     arguments.manual_ack(!no_ack);
     let (_, mut deliveries) = channel.basic_consume_rx(arguments).await?;

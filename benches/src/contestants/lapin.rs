@@ -1,5 +1,5 @@
 //! lapin. Its `publish` and `ack` resolve when their frame was written, so that awaiting one
-//! after the other would cost a write each: up to 1,000 (a prefetch of acks) run at once, by
+//! after the other would cost a write each: a window (1,000; a prefetch of acks) runs at once, by
 //! `buffered`, which is what its users do for speed.
 
 use std::hint::black_box;
@@ -13,13 +13,12 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
-use super::{Contestant, Job, Latencies, Threads, Tokio, ended, latencies, record, shares};
+use super::{
+    Contestant, Job, Latencies, Threads, Tokio, ended, latencies, record, same_size, shares,
+};
 use crate::Fallible;
 use crate::modes::{Mode, Task};
 use crate::raw::Target;
-
-/// Publishes under way at once.
-const BUFFERED: usize = 1_000;
 
 struct Lapin {
     tokio: Tokio,
@@ -35,7 +34,7 @@ pub(super) fn open(
     threads: Threads,
 ) -> Fallible<Box<dyn Contestant>> {
     let tokio = Tokio::new(threads)?;
-    let (url, mode) = (target.url.clone(), task.mode);
+    let (url, mode, prefetch) = (target.url.clone(), task.mode, task.prefetch());
     let (connection, channels) = tokio.run(async move {
         let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
         let mut channels = Vec::new();
@@ -44,7 +43,7 @@ pub(super) fn open(
             if mode.confirms() {
                 channel.confirm_select(ConfirmSelectOptions::default()).await?;
             }
-            if let Some(count) = mode.prefetch() {
+            if let Some(count) = prefetch {
                 channel.basic_qos(count, BasicQosOptions::default()).await?;
             }
             channels.push(channel);
@@ -64,7 +63,10 @@ impl Contestant for Lapin {
         let channels = self.channels.clone();
         self.tokio.run(async move {
             match task.mode {
-                Mode::Publish | Mode::Publish4Tasks | Mode::ConfirmPipelined => {
+                Mode::Publish
+                | Mode::Publish4Tasks
+                | Mode::ConfirmPipelined
+                | Mode::ConfirmPersistent => {
                     let mut running = Vec::new();
                     for (channel, count) in
                         channels.into_iter().zip(shares(job.count, task.mode.tasks()))
@@ -77,6 +79,7 @@ impl Contestant for Lapin {
                     Ok(None)
                 }
                 Mode::ConfirmOne => confirm_one(&channels[0], &task, job.count).await.map(Some),
+                Mode::PingPong => ping_pong(&channels[0], &task, &job).await.map(Some),
                 Mode::ConsumeNoAck | Mode::ConsumeAck1000 | Mode::ConsumeAck100 => {
                     consume(&channels[0], &task, job).await.map(|()| None)
                 }
@@ -88,7 +91,12 @@ impl Contestant for Lapin {
 async fn publish(channel: Channel, task: Task, count: u64) -> Fallible {
     let body = task.body();
     let confirms = task.mode.confirms();
+    let mut properties = BasicProperties::default();
+    if task.persistent() {
+        properties = properties.with_delivery_mode(2);
+    }
     let (channel, body, queue) = (&channel, &body, task.queue.as_str());
+    let properties = &properties;
     stream::iter(0..count)
         .map(|_| async move {
             let confirm = channel
@@ -97,7 +105,7 @@ async fn publish(channel: Channel, task: Task, count: u64) -> Fallible {
                     queue.into(),
                     BasicPublishOptions::default(),
                     body,
-                    BasicProperties::default(),
+                    properties.clone(),
                 )
                 .await?;
             if confirms && !confirm.await?.is_ack() {
@@ -105,7 +113,7 @@ async fn publish(channel: Channel, task: Task, count: u64) -> Fallible {
             }
             Ok(())
         })
-        .buffered(BUFFERED)
+        .buffered(task.window())
         .try_for_each(|()| async { Ok(()) })
         .await
 }
@@ -133,8 +141,39 @@ async fn confirm_one(channel: &Channel, task: &Task, count: u64) -> Fallible<Lat
     Ok(times)
 }
 
+async fn ping_pong(channel: &Channel, task: &Task, job: &Job) -> Fallible<Latencies> {
+    let body = task.body();
+    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let mut consumer = channel
+        .basic_consume(
+            job.queue.as_str().into(),
+            job.tag.as_str().into(),
+            options,
+            FieldTable::default(),
+        )
+        .await?;
+    let mut times = latencies()?;
+    for _ in 0..job.count {
+        let start = Instant::now();
+        channel
+            .basic_publish(
+                "".into(),
+                job.queue.as_str().into(),
+                BasicPublishOptions::default(),
+                &body,
+                BasicProperties::default(),
+            )
+            .await?;
+        let delivery = consumer.next().await.ok_or_else(ended)??;
+        record(&mut times, start.elapsed());
+        same_size(&delivery.data, task)?;
+    }
+    channel.basic_cancel(job.tag.as_str().into(), BasicCancelOptions::default()).await?;
+    Ok(times)
+}
+
 async fn consume(channel: &Channel, task: &Task, job: Job) -> Fallible {
-    let prefetch = task.mode.prefetch();
+    let prefetch = task.prefetch();
     let options = BasicConsumeOptions { no_ack: prefetch.is_none(), ..Default::default() };
     let mut consumer = channel
         .basic_consume(

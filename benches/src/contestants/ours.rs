@@ -8,13 +8,14 @@ use std::hint::black_box;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use lavinmq_core::{Client, Confirm, Consumer, FireAndForget, Kind, Producer};
+use lavinmq_core::{Client, Confirm, Consumer, FireAndForget, Kind, Message, Producer};
 
 use super::{
-    Contestant, Entry, Job, Latencies, Role, Threads, Tokio, ended, latencies, record, shares,
+    Contestant, Entry, Job, Latencies, Role, Threads, Tokio, ended, latencies, record, same_size,
+    shares,
 };
 use crate::Fallible;
-use crate::modes::{Mode, Task};
+use crate::modes::{Mode, OUTSTANDING, Task};
 use crate::raw::Target;
 
 const fn entry(
@@ -65,12 +66,14 @@ fn open(target: &Target, task: &Task, runtime: Runtime) -> Fallible<Box<dyn Cont
             false => lavinmq_tokio::connect(&url).await?,
         };
         let producers = if opened.mode.confirms() {
-            Producers::Confirm(client.producer(opened.queue.as_str()).confirm().open().await?)
+            let producer = client.producer(opened.queue.as_str()).buffer_bytes(OUTSTANDING);
+            Producers::Confirm(producer.confirm().open().await?)
         } else {
             let mut producers = Vec::new();
             if !opened.mode.consumes() {
                 for _ in 0..opened.mode.tasks() {
-                    producers.push(client.producer(opened.queue.as_str()).open().await?);
+                    let producer = client.producer(opened.queue.as_str());
+                    producers.push(producer.buffer_bytes(OUTSTANDING).open().await?);
                 }
             }
             Producers::FireAndForget(producers)
@@ -91,6 +94,13 @@ impl Contestant for Ours {
             Producers::Confirm(producer) => self.runtime.run(async move {
                 confirm_pipelined(&producer, &task, job.count).await.map(|()| None)
             }),
+            Producers::FireAndForget(producers) if task.mode == Mode::PingPong => {
+                let client = self.client.clone();
+                self.runtime.run(async move {
+                    let producer = producers.first().ok_or("no producer")?;
+                    ping_pong(&client, producer, &task, &job).await.map(Some)
+                })
+            }
             Producers::FireAndForget(producers) if !task.mode.consumes() => {
                 self.runtime.run(async move {
                     let mut running = Vec::new();
@@ -135,16 +145,22 @@ async fn publish(producer: Producer<FireAndForget>, task: Task, count: u64) -> F
     }
 }
 
+/// Confirm producers publish persistent messages by default.
+fn confirmed_message(task: &Task) -> Message {
+    let message = Message::from(task.body());
+    if task.transient { message.persistent(false) } else { message }
+}
+
 async fn confirm_pipelined(producer: &Producer<Confirm>, task: &Task, count: u64) -> Fallible {
-    let body = task.body();
-    let mut receipts = VecDeque::with_capacity(task.mode.window());
+    let message = confirmed_message(task);
+    let mut receipts = VecDeque::with_capacity(task.window());
     for _ in 0..count {
-        if receipts.len() >= task.mode.window()
+        if receipts.len() >= task.window()
             && let Some(oldest) = receipts.pop_front()
         {
             oldest.await?;
         }
-        receipts.push_back(producer.publish(&body).await?);
+        receipts.push_back(producer.publish(&message).await?);
     }
     for receipt in receipts {
         receipt.await?;
@@ -153,19 +169,39 @@ async fn confirm_pipelined(producer: &Producer<Confirm>, task: &Task, count: u64
 }
 
 async fn confirm_one(producer: &Producer<Confirm>, task: &Task, count: u64) -> Fallible<Latencies> {
-    let body = task.body();
+    let message = confirmed_message(task);
     let mut times = latencies()?;
     for _ in 0..count {
         let start = Instant::now();
-        producer.publish(&body).await?.await?;
+        producer.publish(&message).await?.await?;
         record(&mut times, start.elapsed());
     }
     Ok(times)
 }
 
+async fn ping_pong(
+    client: &Client,
+    producer: &Producer<FireAndForget>,
+    task: &Task,
+    job: &Job,
+) -> Fallible<Latencies> {
+    let body = task.body();
+    let mut consumer = client.consumer(job.queue.as_str()).no_ack().open().await?;
+    let mut times = latencies()?;
+    for _ in 0..job.count {
+        let start = Instant::now();
+        producer.publish(&body).await?;
+        let received = consumer.next().await.ok_or_else(ended)?;
+        record(&mut times, start.elapsed());
+        same_size(received.body(), task)?;
+    }
+    consumer.close().await;
+    Ok(times)
+}
+
 async fn consume(client: &Client, task: &Task, job: &Job) -> Fallible {
     let consumer = client.consumer(job.queue.as_str());
-    match task.mode.prefetch() {
+    match task.prefetch() {
         None => {
             let mut consumer = consumer.no_ack().open().await?;
             receive(&mut consumer, job.count, |received| {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Run, figures::Figures, options};
 use crate::Fallible;
-use crate::usage::{Usage, entries, resident_memory};
+use crate::usage::{Counters, Usage, entries, resident_memory};
 
 /// So many handshakes at a time: a thousand at once would be a test of the sink's listen queue.
 const TOGETHER: usize = 50;
@@ -18,7 +18,7 @@ pub(super) fn run(run: &Run) -> Fallible<Figures> {
     let mut figures = Figures::default();
     runtime.block_on(async {
         let memory = resident_memory()?;
-        let start = Usage::now(None)?;
+        let start = Usage::now(&mut Counters::default())?;
         let mut clients = Vec::with_capacity(run.n);
         while clients.len() < run.n {
             let count = TOGETHER.min(run.n - clients.len());
@@ -27,7 +27,7 @@ pub(super) fn run(run: &Run) -> Fallible<Figures> {
                 .collect::<Fallible<_>>()?;
             clients.extend(futures::future::try_join_all(connecting).await?);
         }
-        let cost = start.elapsed(None)?;
+        let cost = start.elapsed(&mut Counters::default())?;
         figures.set("connect-cpu", cost.cpu.as_nanos() as f64 / run.n as f64);
         figures.set("connect-wall", cost.wall.as_nanos() as f64 / run.n as f64);
 
@@ -37,7 +37,7 @@ pub(super) fn run(run: &Run) -> Fallible<Figures> {
         }
         let share = (run.messages / run.n as u64).max(1);
         for warm in [true, false] {
-            let start = Usage::now(None)?;
+            let start = Usage::now(&mut Counters::default())?;
             let mut tasks = Vec::with_capacity(run.n);
             for producer in &producers {
                 let producer = producer.clone();
@@ -56,7 +56,7 @@ pub(super) fn run(run: &Run) -> Fallible<Figures> {
                 task.await??;
             }
             if !warm {
-                let cost = start.elapsed(None)?;
+                let cost = start.elapsed(&mut Counters::default())?;
                 let n = (share * run.n as u64) as f64;
                 figures.set("cpu", cost.cpu.as_nanos() as f64 / n);
                 figures.set("rate", n / cost.wall.as_secs_f64());

@@ -65,9 +65,9 @@ async fn timed<T>(
     figures: &mut Figures,
     work: impl Future<Output = Fallible<T>>,
 ) -> Fallible<T> {
-    let start = Usage::now(run.allocations)?;
+    let start = Usage::now(&mut run.counters())?;
     let result = work.await?;
-    let cost = start.elapsed(run.allocations)?;
+    let cost = start.elapsed(&mut run.counters())?;
     let n = run.n as f64;
     figures.set(&format!("{word}-cpu"), cost.cpu.as_nanos() as f64 / n);
     figures.set(&format!("{word}-wall"), cost.wall.as_nanos() as f64 / n);
@@ -82,9 +82,9 @@ async fn measured(
     idle: Duration,
     work: impl Future<Output = Fallible>,
 ) -> Fallible {
-    let start = Usage::now(run.allocations)?;
+    let start = Usage::now(&mut run.counters())?;
     work.await?;
-    let cost = start.elapsed(run.allocations)?;
+    let cost = start.elapsed(&mut run.counters())?;
     let n = messages as f64;
     figures.set("cpu", cost.cpu.as_nanos() as f64 / n);
     figures.set("rate", n / cost.wall.saturating_sub(idle).as_secs_f64());

@@ -12,7 +12,7 @@ use lavinmq_core::{Client, Options};
 
 use super::{Run, figures::Figures, options};
 use crate::Fallible;
-use crate::usage::Usage;
+use crate::usage::{Counters, Usage};
 
 /// Handshakes, opening and what follows them are over after this long.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -96,9 +96,9 @@ async fn measure(
     }
     sleep(SETTLE).await;
     let before = polls.load(Ordering::Relaxed);
-    let usage = Usage::now(None)?;
+    let usage = Usage::now(&mut Counters::default())?;
     sleep(Duration::from_secs(seconds)).await;
-    let cost = usage.elapsed(None)?;
+    let cost = usage.elapsed(&mut Counters::default())?;
     let woken = polls.load(Ordering::Relaxed) - before;
     let wall = cost.wall.as_secs_f64();
     let mut figures = Figures::default();

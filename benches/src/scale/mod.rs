@@ -22,9 +22,11 @@ use clap::{Args, ValueEnum};
 
 use self::figures::Figures;
 use crate::raw::Target;
-use crate::report::{Cells, aligned, number, piped, rate};
+use crate::report::table::{Cells, aligned, markdown, rate};
 use crate::sink::CHANNEL_MAX;
-use crate::versus::{Sink, counted_program, said};
+use crate::usage::Counters;
+use crate::versus::Sink;
+use crate::versus::rounds::{counted_program, said};
 use crate::{AllocationCount, Fallible, LiveBytes, machine};
 
 /// A run that takes longer hangs.
@@ -127,6 +129,12 @@ struct Run {
     messages: u64,
     allocations: Option<AllocationCount>,
     live: Option<LiveBytes>,
+}
+
+impl Run {
+    fn counters(&self) -> Counters {
+        Counters { allocations: self.allocations, ..Counters::default() }
+    }
 }
 
 /// One run, in a process of its own: prints its figures.
@@ -284,9 +292,9 @@ pub(crate) fn run(options: &Options) -> Fallible {
     let counted = counted_program(&program).ok_or("the binary that counts was not built")?;
     let pinned = !options.no_pin && std::thread::available_parallelism()?.get() > 1;
     let core = |core: usize| pinned.then_some(core);
-    let sink = Sink::start(&program, core(options.sink_core), 0, CHANNELS)?;
-    let free = Sink::start(&program, None, 0, CHANNELS)?;
-    let few = Sink::start(&program, core(options.sink_core), 0, CHANNEL_MAX)?;
+    let sink = Sink::start_with(&program, core(options.sink_core), 0, CHANNELS)?;
+    let free = Sink::start_with(&program, None, 0, CHANNELS)?;
+    let few = Sink::start_with(&program, core(options.sink_core), 0, CHANNEL_MAX)?;
     let load_before = machine::load();
 
     let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 3 }).max(1);
@@ -346,7 +354,7 @@ pub(crate) fn run(options: &Options) -> Fallible {
         let mut out = String::new();
         about.iter().for_each(|line| _ = writeln!(out, "- {line}"));
         for (title, table) in &tables {
-            let _ = write!(out, "\n### {title}\n\n{}", piped(table));
+            let _ = write!(out, "\n### {title}\n\n{}", markdown(table));
         }
         let _ = write!(out, "\n```\n{}\n```\n", lines.join("\n"));
         std::fs::write(file, out)?;
@@ -605,6 +613,10 @@ impl Results {
             .iter()
             .map(|((part, what, n), why)| format!("{} {what} {n} failed: {why}", part.name()))
     }
+}
+
+fn number(value: f64) -> String {
+    if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
 fn show<T>(value: Option<T>, words: impl FnOnce(T) -> String) -> String {

@@ -8,7 +8,7 @@ use lavinmq_core::{BufferPolicy, Client, FireAndForget, Producer};
 use super::{Run, figures::Figures, options};
 use crate::Fallible;
 use crate::raw::Raw;
-use crate::usage::Usage;
+use crate::usage::{Counters, Usage};
 
 const QUEUE: &str = "scale";
 
@@ -39,11 +39,11 @@ pub(super) fn run(run: &Run) -> Fallible<Figures> {
     publish(share / 10)?;
     let mut probe = Raw::open(&run.target)?;
     let base = probe.declare(QUEUE, true)?;
-    let start = Usage::now(None)?;
+    let start = Usage::now(&mut Counters::default())?;
     publish(share)?;
     let all = share * run.n as u64;
     probe.await_messages(QUEUE, base, all, std::thread::sleep)?;
-    let cost = start.elapsed(None)?;
+    let cost = start.elapsed(&mut Counters::default())?;
     let mut figures = Figures::default();
     figures.set("cpu", cost.cpu.as_nanos() as f64 / all as f64);
     figures.set("rate", all as f64 / cost.wall.as_secs_f64());

@@ -5,11 +5,14 @@
 //! One thread per connection. Nothing is stored: a queue named `deliver-SIZE-COUNT-DELAY-TURN`
 //! yields COUNT messages of SIZE bytes to each of its consumers, the first DELAY milliseconds
 //! after the connection's latest consume-ok, TURN of them before another channel has its turn
-//! (without COUNT: endless; without DELAY: at once; without TURN: as many as a write takes). Every
-//! other queue is empty. `queue.declare-ok` answers in its message count how many publishes
+//! (without COUNT: endless; without DELAY: at once; without TURN: as many as a write takes). What
+//! is published to a queue named `lavinmq-benches-echo…` goes to its consumers (module `echo`). Every other queue
+//! is empty. `queue.declare-ok` answers in its message count how many publishes
 //! the sink has swallowed on all connections: that is how a client's harness knows that its
 //! messages have arrived.
 
+mod channel;
+mod echo;
 mod session;
 
 use std::io::{ErrorKind, Read, Write};
@@ -22,11 +25,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+use echo::{Echoes, Line};
 use session::Session;
 
 use crate::Fallible;
 use crate::contestants::{self, Job};
-use crate::modes::{Mode, Task};
+use crate::modes::{ECHO, Mode, Task};
 use crate::raw::{Raw, Target};
 
 /// Reads are this large, so that a write of 64 KiB and what gathered behind it come in one.
@@ -63,6 +67,7 @@ pub(crate) struct Totals {
     pub(crate) delivered: AtomicU64,
     pub(crate) acked: AtomicU64,
     pub(crate) faults: AtomicU64,
+    echoes: Echoes,
 }
 
 /// Binds a loopback port, prints its number on a line of its own, and serves until killed.
@@ -79,8 +84,11 @@ fn accept(listener: &TcpListener, totals: &Arc<Totals>, manner: Manner) -> Falli
         let (socket, _) = listener.accept()?;
         let totals = Arc::clone(totals);
         std::thread::spawn(move || {
-            let mut session = Session::new(Arc::clone(&totals), manner.channel_max);
-            let end = connection(&socket, &mut session, manner.spin);
+            let line = Line::new(socket);
+            let mut session =
+                Session::new(Arc::clone(&totals), Arc::clone(&line), manner.channel_max);
+            let end = connection(&line, &mut session, manner.spin);
+            totals.echoes.forget_all(&line, None);
             if let Err(fault) = &end {
                 totals.faults.fetch_add(1, Ordering::Relaxed);
                 eprintln!("sink: {fault}");
@@ -94,7 +102,8 @@ fn accept(listener: &TcpListener, totals: &Arc<Totals>, manner: Manner) -> Falli
 
 /// One connection, from the protocol header to its end. An end without `connection.close` is
 /// no fault: contestants are processes that may simply exit.
-fn connection(mut socket: &TcpStream, session: &mut Session, spin: Duration) -> Fallible {
+fn connection(line: &Line, session: &mut Session, spin: Duration) -> Fallible {
+    let mut socket = &line.socket;
     socket.set_nodelay(true)?;
     let mut header = [0; 8];
     socket.read_exact(&mut header)?;
@@ -106,8 +115,12 @@ fn connection(mut socket: &TcpStream, session: &mut Session, spin: Duration) -> 
     let mut input = vec![0; READ_BUFFER];
     let mut filled = 0;
     let mut written = 0;
+    let mut turn = None;
     while !session.is_over() {
         session.deliver(WRITE_BATCH);
+        if !session.out.is_empty() && turn.is_none() {
+            turn = Some(line.turn());
+        }
         let wrote = match write_some(socket, &session.out[written..]) {
             Ok(n) => n,
             Err(end) => return lost(end),
@@ -116,6 +129,7 @@ fn connection(mut socket: &TcpStream, session: &mut Session, spin: Duration) -> 
         if written == session.out.len() {
             session.out.clear();
             written = 0;
+            turn = None;
         }
 
         // A full buffer holds half of a frame at most, so there is room.
@@ -140,6 +154,7 @@ fn connection(mut socket: &TcpStream, session: &mut Session, spin: Duration) -> 
         }
     }
     // The last word is a close-ok.
+    let _turn = turn.unwrap_or_else(|| line.turn());
     socket.write_all(&session.out[written..]).or_else(lost)
 }
 
@@ -225,16 +240,20 @@ pub(crate) fn self_test(messages: u64) -> Fallible {
     let serving = Arc::clone(&totals);
     std::thread::spawn(move || accept(&listener, &serving, Manner::default()));
 
-    for size in [16, 1024, 200_000] {
+    for size in [16, 1 << 10, 200_000, 1 << 20] {
         let count = (400_000_000 / (size as u64 + 64)).min(messages);
         for mode in Mode::ALL {
-            let task = Task { mode, size, queue: "self-test".to_owned() };
+            let queue = if mode == Mode::PingPong { ECHO } else { "self-test" }.to_owned();
+            let task = Task { mode, size, queue, transient: false };
             let count = if mode.is_latency() { count.min(1_000) } else { count };
             let before = totals.snapshot();
             let mut probe = Raw::open(&target)?;
             let mut raw = (contestants::named("raw")?.open)(&target, &task)?;
             let base = probe.declare(&task.queue, true)?;
-            let queue = format!("deliver-{size}-{count}");
+            let queue = match mode.consumes() {
+                true => format!("deliver-{size}-{count}"),
+                false => task.queue.clone(),
+            };
             let start = Instant::now();
             raw.run(Job { count, queue, tag: "self-test".to_owned() })?;
             if !mode.consumes() {
@@ -243,9 +262,13 @@ pub(crate) fn self_test(messages: u64) -> Fallible {
             let rate = count as f64 / start.elapsed().as_secs_f64() / 1e6;
             let after = totals.snapshot();
             let came: [u64; 4] = std::array::from_fn(|i| after[i] - before[i]);
-            let delivered = if mode.consumes() { count } else { 0 };
-            let acked = if mode.prefetch().is_some() { count } else { 0 };
-            let expected = [count - delivered, delivered, acked, 0];
+            let if_so = |so: bool| if so { count } else { 0 };
+            let expected = [
+                if_so(!mode.consumes()),
+                if_so(mode.consumes() || mode == Mode::PingPong),
+                if_so(mode.acks()),
+                0,
+            ];
             let verdict = if came == expected { "ok" } else { "wrong" };
             println!("{:<18} {size:>7} B {rate:>8.2} M/s  {verdict}", mode.name());
             if came != expected {

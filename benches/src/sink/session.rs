@@ -6,55 +6,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Totals;
+use super::channel::{Channel, Consumer, Content, Supply, open};
+use super::echo::{Echo, Line};
 use crate::Fallible;
+use crate::modes::ECHO;
 use crate::wire::{self, Fields, Frame, Method, id};
 
 /// The heartbeat that the sink offers, in seconds.
 const HEARTBEAT: u16 = 60;
 
-#[derive(Debug, Default)]
-struct Channel {
-    open: bool,
-    confirms: bool,
-    /// Messages that came whole: since confirm.select, the tag of the last one.
-    published: u64,
-    confirmed: u64,
-    /// Of the message that is on its way: `None` between messages.
-    content: Option<Content>,
-    /// The most unsettled deliveries of the channel's consumers together; 0 is no limit.
-    prefetch: u32,
-    /// The tag of the last delivery.
-    delivered: u64,
-    /// One entry per delivery from `delivered - unsettled.len() + 1` on: settled yet?
-    unsettled: VecDeque<bool>,
-    outstanding: u32,
-    consumers: Vec<Consumer>,
-    /// Whether it is on the list of those that may have something to deliver.
-    listed: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Content {
-    Header,
-    Body(u64),
-}
-
-#[derive(Debug)]
-struct Consumer {
-    tag: String,
-    no_ack: bool,
-    /// A whole delivery, encoded; its tag is patched in at `tag_at`.
-    encoded: Vec<u8>,
-    tag_at: usize,
-    left: u64,
-    /// The most deliveries before another channel has its turn.
-    turn: u64,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Session {
     totals: Arc<Totals>,
+    line: Arc<Line>,
     /// What is to be written.
     pub(crate) out: Vec<u8>,
     /// The timeout that the socket has, kept here to spare a system call per read.
@@ -76,10 +41,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(totals: Arc<Totals>, channel_max: u16) -> Self {
+    pub(crate) fn new(totals: Arc<Totals>, line: Arc<Line>, channel_max: u16) -> Self {
         Self {
             totals,
-            channel_max,
+            line,
             out: Vec::new(),
             read_timeout: None,
             heartbeat: 0,
@@ -87,6 +52,7 @@ impl Session {
             channels: Vec::new(),
             to_confirm: Vec::new(),
             delivering: VecDeque::new(),
+            channel_max,
             not_before: None,
             over: false,
             published: 0,
@@ -172,7 +138,10 @@ impl Session {
                 Some([0, 60, 0, 40]) => {
                     let channel = open(&mut self.channels, frame.channel)?;
                     match channel.content.replace(Content::Header) {
-                        None => Ok(()),
+                        None => {
+                            channel.echo = Echo::of(frame.payload);
+                            Ok(())
+                        }
                         Some(_) => Err("a publish inside another".into()),
                     }
                 }
@@ -202,6 +171,9 @@ impl Session {
                 *left = left
                     .checked_sub(frame.payload.len() as u64)
                     .ok_or("more body than the header announced")?;
+                if let Some(echo) = &mut channel.echo {
+                    echo.body.extend_from_slice(frame.payload);
+                }
                 if *left == 0 { self.complete(frame.channel) } else { Ok(()) }
             }
             wire::HEARTBEAT => Ok(()),
@@ -220,6 +192,11 @@ impl Session {
             }
             channel.published += 1;
         }
+        if let Some(echo) = channel.echo.take() {
+            let delivered = self.totals.echoes.deliver(&echo, &self.line, &mut self.out);
+            self.delivered += delivered;
+            self.totals.delivered.fetch_add(delivered, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -230,28 +207,7 @@ impl Session {
     }
 
     fn settle(&mut self, number: u16, tag: u64, multiple: bool) -> Fallible {
-        let channel = open(&mut self.channels, number)?;
-        let base = channel.delivered - channel.unsettled.len() as u64 + 1;
-        let tag = if tag == 0 && multiple { channel.delivered } else { tag };
-        let place = tag.checked_sub(base).unwrap_or(u64::MAX);
-        let mut settled = 0;
-        match channel.unsettled.get_mut(usize::try_from(place)?) {
-            None => return Err(format!("unknown delivery tag {tag}").into()),
-            Some(true) => return Err(format!("delivery tag {tag} settled twice").into()),
-            Some(done) if !multiple => {
-                *done = true;
-                settled = 1;
-            }
-            Some(_) => {
-                for done in channel.unsettled.drain(..=usize::try_from(place)?) {
-                    settled += u32::from(!done);
-                }
-            }
-        }
-        while channel.unsettled.front() == Some(&true) {
-            channel.unsettled.pop_front();
-        }
-        channel.outstanding -= settled;
+        let settled = open(&mut self.channels, number)?.settle(tag, multiple)?;
         self.acked += u64::from(settled);
         self.list(number);
         Ok(())
@@ -299,6 +255,7 @@ impl Session {
                 let channel = open(&mut self.channels, number)?;
                 // Still on the list, perhaps: nothing comes of that.
                 *channel = Channel { listed: channel.listed, ..Channel::default() };
+                self.totals.echoes.forget_all(&self.line, Some(number));
                 self.ok(number, id::CHANNEL_CLOSE_OK);
             }
             id::CHANNEL_FLOW => {
@@ -335,6 +292,7 @@ impl Session {
             id::BASIC_CONSUME => self.consume(number, fields)?,
             id::BASIC_CANCEL => {
                 let tag = fields.short_string()?;
+                self.totals.echoes.forget(&self.line, number, tag);
                 let channel = open(&mut self.channels, number)?;
                 channel.consumers.retain(|consumer| consumer.tag != tag);
                 wire::method(&mut self.out, number, id::BASIC_CANCEL_OK, |w| {
@@ -379,25 +337,30 @@ impl Session {
             "" => format!("sink.{number}.{}", channel.consumers.len() + 1),
             tag => tag.to_owned(),
         };
-        let Supply { size, left, delay, turn } = supply(queue);
-        let mut encoded = Vec::new();
-        let mut tag_at = 0;
-        wire::method(&mut encoded, number, id::BASIC_DELIVER, |w| {
-            w.short_string(&tag);
-            tag_at = w.0.len();
-            w.longlong(0).octet(0).short_string("").short_string(queue);
-        });
-        wire::content(&mut encoded, number, &vec![b'x'; size], self.frame_max);
+        let no_ack = bits & 2 == 2;
         wire::method(&mut self.out, number, id::BASIC_CONSUME_OK, |w| {
             w.short_string(&tag);
         });
-        let no_ack = bits & 2 == 2;
-        channel.consumers.push(Consumer { tag, no_ack, encoded, tag_at, left, turn });
+        if queue.starts_with(ECHO) {
+            if !no_ack {
+                return Err("an echo queue is consumed without acks".into());
+            }
+            self.totals.echoes.listen(&self.line, number, &tag, queue, self.frame_max);
+            return Ok(());
+        }
+        let supply = Supply::of(queue);
+        let consumer = Consumer::new(tag, no_ack, number, queue, &supply, self.frame_max);
+        channel.consumers.push(consumer);
         self.list(number);
-        if !delay.is_zero() {
-            self.not_before = Some(Instant::now() + delay);
+        if !supply.delay.is_zero() {
+            self.not_before = Some(Instant::now() + supply.delay);
         }
         Ok(())
+    }
+
+    /// How long until deliveries may begin, where that is what they wait for.
+    pub(crate) fn starts_in(&self, now: Instant) -> Option<Duration> {
+        self.not_before.map(|at| at.saturating_duration_since(now))
     }
 
     /// The channel may have something to deliver.
@@ -409,11 +372,6 @@ impl Session {
             channel.listed = true;
             self.delivering.push_back(number);
         }
-    }
-
-    /// How long until deliveries may begin, where that is what they wait for.
-    pub(crate) fn starts_in(&self, now: Instant) -> Option<Duration> {
-        self.not_before.map(|at| at.saturating_duration_since(now))
     }
 
     /// Whether [`deliver`](Self::deliver) may write something.
@@ -440,69 +398,5 @@ impl Session {
         }
         self.delivered += delivered;
         self.totals.delivered.fetch_add(delivered, Ordering::Relaxed);
-    }
-}
-
-impl Channel {
-    fn can_deliver(&self) -> bool {
-        self.consumers.iter().any(|consumer| {
-            consumer.left > 0
-                && (consumer.no_ack || self.prefetch == 0 || self.outstanding < self.prefetch)
-        })
-    }
-
-    fn deliver(&mut self, out: &mut Vec<u8>, batch: usize) -> u64 {
-        let mut delivered = 0;
-        for consumer in &mut self.consumers {
-            let until = consumer.left.saturating_sub(consumer.turn);
-            while consumer.left > until && out.len() < batch {
-                if !consumer.no_ack {
-                    if self.prefetch > 0 && self.outstanding >= self.prefetch {
-                        break;
-                    }
-                    self.outstanding += 1;
-                    self.unsettled.push_back(false);
-                }
-                self.delivered += 1;
-                // A no-ack delivery takes a tag as well: nobody will settle it.
-                if consumer.no_ack && !self.unsettled.is_empty() {
-                    self.unsettled.push_back(true);
-                }
-                let tag_at = out.len() + consumer.tag_at;
-                out.extend_from_slice(&consumer.encoded);
-                out[tag_at..tag_at + 8].copy_from_slice(&self.delivered.to_be_bytes());
-                consumer.left -= 1;
-                delivered += 1;
-            }
-        }
-        delivered
-    }
-}
-
-#[inline]
-fn open(channels: &mut [Channel], number: u16) -> Fallible<&mut Channel> {
-    match channels.get_mut(usize::from(number)) {
-        Some(channel) if channel.open => Ok(channel),
-        _ => Err(format!("channel {number} is not open").into()),
-    }
-}
-
-/// What a queue holds for each consumer.
-struct Supply {
-    size: usize,
-    left: u64,
-    delay: Duration,
-    turn: u64,
-}
-
-/// By its name: see the module above.
-fn supply(queue: &str) -> Supply {
-    let mut parts = queue.strip_prefix("deliver-").unwrap_or("0-0").split('-').map(str::parse);
-    let mut next = |otherwise| parts.next().and_then(Result::ok).unwrap_or(otherwise);
-    Supply {
-        size: next(0) as usize,
-        left: next(u64::MAX),
-        delay: Duration::from_millis(next(0)),
-        turn: next(u64::MAX).max(1),
     }
 }

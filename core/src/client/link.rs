@@ -241,17 +241,17 @@ impl DriverLink {
 
     /// The next producer to visit. One can be listed twice, or for nothing.
     pub(crate) fn pop_ready(&self) -> Option<ProducerId> {
-        self.ready.pop()
+        pop(&self.ready)
     }
 
     /// The next consumer to visit.
     pub(crate) fn pop_consumer(&self) -> Option<ConsumerId> {
-        self.consumers.pop()
+        pop(&self.consumers)
     }
 
     /// The next request.
     pub(crate) fn pop_control(&self) -> Option<Control> {
-        self.controls.pop()
+        pop(&self.controls)
     }
 
     /// Whether nothing waits for the driver here.
@@ -282,6 +282,12 @@ impl DriverLink {
     fn drop_controls(&self) {
         while self.controls.pop().is_some() {}
     }
+}
+
+/// Mostly there is nothing, and finding that out by `pop` takes a fence. (What comes meanwhile is
+/// found by the last look before the driver sleeps.)
+fn pop<T>(queue: &SegQueue<T>) -> Option<T> {
+    if queue.is_empty() { None } else { queue.pop() }
 }
 
 /// Keeps a client alive. When the last one is dropped, the driver is woken to close the client.

@@ -41,6 +41,16 @@ pub(crate) enum Content {
     Body { incoming: Incoming, body: Vec<u8>, missing: u64 },
 }
 
+impl Content {
+    /// The bytes of a body that are due.
+    pub(crate) const fn missing(&self) -> u64 {
+        match self {
+            Self::Body { missing, .. } => *missing,
+            Self::None | Self::Header(_) => 0,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Incoming {
     Delivery(Arriving),
@@ -84,7 +94,14 @@ pub(crate) struct Channels {
     used: usize,
     /// Used, and nobody's any more.
     disowned: usize,
+    /// The longest body that has arrived, of those over [`TRUSTED_FROM`].
+    longest: usize,
+    /// The channel whose body has memory for all that was announced of it.
+    trusted: Option<u16>,
 }
+
+/// Bodies up to this length never cost more than twice what has arrived of them.
+const TRUSTED_FROM: usize = 64 << 10;
 
 impl Channels {
     /// Takes the lowest free number, at most `max` (s47).
@@ -132,6 +149,43 @@ impl Channels {
         self.used -= 1;
         self.disowned -= usize::from(channel.owner == Owner::Nobody);
         Some(channel)
+    }
+
+    /// Appends a piece of the body that is arriving on a channel, which is no longer than what is
+    /// missing of it. A channel that is in no body any more lets it go.
+    ///
+    /// Memory comes as the body does (f20): its capacity is the least of its announced size, a half of
+    /// that, a quarter and so on that holds what has arrived, so at most twice that. While it grows the
+    /// allocator may have to copy it, once over in all. That is saved where a body as long has arrived
+    /// on this connection before: then one at a time has its whole size from the start.
+    pub(crate) fn append(&mut self, number: u16, piece: &[u8]) {
+        let (longest, trusted) = (self.longest, self.trusted);
+        let taken = trusted.is_some_and(|other| {
+            other != number && self.get(other).is_some_and(|other| other.content.missing() > 0)
+        });
+        let Some(Content::Body { body, missing, .. }) =
+            self.get_mut(number).map(|channel| &mut channel.content)
+        else {
+            return;
+        };
+        let announced = usize::try_from(*missing).unwrap_or(usize::MAX).saturating_add(body.len());
+        let needed = body.len() + piece.len();
+        let trusts = announced <= longest && !taken;
+        if body.capacity() < needed {
+            let mut capacity = announced;
+            while !trusts && capacity / 2 >= needed {
+                capacity /= 2;
+            }
+            body.reserve_exact(capacity - body.len());
+        }
+        body.extend_from_slice(piece);
+        *missing = missing.saturating_sub(piece.len() as u64);
+        if trusts {
+            self.trusted = Some(number);
+        }
+        if announced == needed && announced > TRUSTED_FROM {
+            self.longest = longest.max(announced);
+        }
     }
 
     pub(crate) const fn used(&self) -> usize {

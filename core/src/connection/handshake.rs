@@ -253,4 +253,11 @@ mod tests {
         let error = start_ok(&Config::default(), &Start { mechanisms: "EXTERNAL".into(), ..start });
         assert!(matches!(error, Err(Incompatible::Mechanism { .. })));
     }
+
+    #[test]
+    fn what_is_wiped_holds_nothing_any_more() {
+        let mut bytes = *b"secret";
+        wipe(&mut bytes);
+        assert_eq!(bytes, [0; 6]);
+    }
 }

@@ -25,7 +25,7 @@ use crate::{
     wire::{FRAME_END, HEARTBEAT, PROTOCOL_HEADER, WireError, put_method},
 };
 
-/// At most this much output is pending (or one frame, if that is larger).
+/// Nothing more is encoded while this much output is pending; the frame that passes it may be large.
 pub(crate) const OUTPUT_LIMIT: usize = 64 << 10;
 
 /// A peer that makes us answer without reading the answers is not read any more beyond this.
@@ -268,5 +268,34 @@ impl Connection {
     /// Two heartbeat intervals: silence of the peer's after which it counts as dead.
     pub(crate) fn silence_limit(&self) -> Option<Duration> {
         (self.tuned.heartbeat > 0).then(|| Duration::from_secs(u64::from(self.tuned.heartbeat) * 2))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_does_not_read_its_answers_is_not_read_from_the_limit_on() {
+        let mut connection = Connection::new(Role::All);
+        connection.start(Time::ZERO);
+        let more = ANSWER_LIMIT - 1 - connection.transmit.pending();
+        connection.transmit.append(|out| out.resize(out.len() + more, 0));
+        assert!(connection.reads());
+        connection.transmit.append(|out| out.push(0));
+        assert!(!connection.reads());
+    }
+
+    #[test]
+    fn s6_heartbeats_go_out_at_half_the_interval_and_two_are_the_limit_and_0_is_off() {
+        let mut connection = Connection::new(Role::All);
+        let times =
+            |connection: &Connection| (connection.heartbeat_every(), connection.silence_limit());
+        assert_eq!(times(&connection), (None, None));
+        connection.tuned.heartbeat = 1;
+        let seconds = |seconds| Some(Duration::from_secs_f32(seconds));
+        assert_eq!(times(&connection), (seconds(0.5), seconds(2.0)));
+        connection.tuned.heartbeat = 10;
+        assert_eq!(times(&connection), (seconds(5.0), seconds(20.0)));
     }
 }

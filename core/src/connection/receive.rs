@@ -14,8 +14,18 @@ pub(crate) struct Receive {
     start: usize,
     end: usize,
     filled: bool,
+    /// The body frame whose payload is being taken as it arrives.
+    payload: Option<Payload>,
     /// Nobody knows where the next frame begins.
     adrift: bool,
+}
+
+/// A body frame that has begun to arrive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Payload {
+    pub(crate) channel: u16,
+    /// Bytes of its payload that are due; after them comes its end octet.
+    pub(crate) missing: usize,
 }
 
 impl Receive {
@@ -55,6 +65,15 @@ impl Receive {
         }
     }
 
+    /// The payload that these bytes begin with, or go on with.
+    pub(crate) const fn payload(&self) -> Option<Payload> {
+        self.payload
+    }
+
+    pub(crate) const fn set_payload(&mut self, payload: Option<Payload>) {
+        self.payload = payload;
+    }
+
     /// No frame can be found in these bytes, nor in what follows. One that were found there, an ack
     /// say, would be nobody's word.
     pub(crate) const fn lose_frames(&mut self) {
@@ -75,7 +94,8 @@ impl Receive {
     /// Gives memory back while it holds nothing.
     pub(crate) fn shrink(&mut self) {
         if self.start == self.end && self.buffer.len() > IDLE {
-            *self = Self { adrift: self.adrift, ..Self::default() };
+            let Self { payload, adrift, .. } = *self;
+            *self = Self { payload, adrift, ..Self::default() };
         }
     }
 }
@@ -114,5 +134,47 @@ mod tests {
         receive.space(4096)[0] = b'g';
         receive.read(1);
         assert_eq!(receive.bytes(), b"efg");
+    }
+
+    #[test]
+    fn f01_what_is_sought_is_found_once_however_the_reads_cut_it() {
+        let stream = b"..wanted....";
+        for first in 0..stream.len() {
+            for second in first..stream.len() {
+                let mut receive = Receive::default();
+                // Something in front that was consumed.
+                receive.space(4096)[0] = b'!';
+                receive.read(1);
+                let mut found = 0;
+                for part in [&stream[..first], &stream[first..second], &stream[second..]] {
+                    receive.space(4096)[..part.len()].copy_from_slice(part);
+                    receive.read(part.len());
+                    if found == 0 && first % 2 == 0 && receive.bytes().starts_with(b"!") {
+                        receive.consume(1);
+                    }
+                    found += usize::from(receive.discard_and_seek(b"wanted"));
+                    assert!(receive.bytes().len() < 6, "no more than may be its beginning");
+                }
+                assert_eq!(found, 1, "{first} {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn memory_is_given_back_only_while_it_holds_nothing() {
+        let mut receive = Receive::default();
+        let mut give_back = |fill: usize, consume: usize| {
+            while receive.bytes().len() < fill {
+                let more = (fill - receive.bytes().len()).min(receive.space(131_072).len());
+                receive.read(more);
+            }
+            receive.consume(consume);
+            receive.shrink();
+            (receive.bytes().len(), receive.buffer.len())
+        };
+        // The space that it starts with is kept.
+        assert_eq!(give_back(100, 100), (0, IDLE));
+        assert_eq!(give_back(100_000, 99_999), (1, 131_072));
+        assert_eq!(give_back(1, 1), (0, 0));
     }
 }

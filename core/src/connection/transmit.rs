@@ -303,4 +303,15 @@ mod tests {
         sent.extend(gather(&transmit));
         assert!(sent == expected);
     }
+
+    #[test]
+    fn memory_is_given_back_while_nothing_is_pending() {
+        let mut transmit = Transmit::default();
+        transmit.append(|out| put_frame(out, FrameKind::Body, 1, |out| out.extend(large(100_000))));
+        transmit.shrink();
+        assert_eq!(transmit.pending(), 100_008);
+        transmit.written(100_008, true);
+        transmit.shrink();
+        assert!(transmit.tail.capacity() <= IDLE_CAPACITY);
+    }
 }

@@ -346,7 +346,27 @@ mod tests {
         assert_eq!(encode(&mut tracker), [(4, true, Verdict::Requeue)]);
         tracker.settle(5, 5, Settlement::Ack);
         assert_eq!(encode(&mut tracker), [(5, false, Verdict::Ack)]);
-        assert_eq!((tracker.outstanding(), tracker.settling()), (0, 0));
+        assert_eq!((tracker.outstanding(), tracker.settling(), tracker.done), (0, 0, 0));
+    }
+
+    /// Behind a delivery that is held. The first run is longer than what was received by then.
+    #[test]
+    fn single_settlements_keep_the_order_in_which_they_were_made() {
+        let mut tracker = tracker(2);
+        assert_eq!(tracker.settle(2, 9, Settlement::Ack), 1);
+        (0..3).for_each(|_| tracker.received());
+        tracker.settle(4, 4, Settlement::Ack);
+        tracker.settle(3, 3, Settlement::Ack);
+        let frames = [2, 4, 3].map(|tag| (tag, false, Verdict::Ack));
+        assert_eq!(encode(&mut tracker), frames);
+    }
+
+    #[test]
+    fn neighbours_settled_one_by_one_wait_as_one_run() {
+        let mut tracker = tracker(1000);
+        (2..=1000).for_each(|tag| _ = tracker.settle(tag, tag, Settlement::Ack));
+        assert_eq!(tracker.pending, [(2, 1000)]);
+        assert_eq!(encode(&mut tracker).len(), 999);
     }
 
     #[test]
@@ -379,13 +399,14 @@ mod tests {
         assert_eq!(encode(&mut tracker), [(2, true, Verdict::Ack)]);
         assert_eq!(tracker.settle(1, 2, Settlement::Ack), 0);
         assert_eq!(tracker.settle(0, u64::MAX, Settlement::Ack), 0);
+        assert_eq!(tracker.settle(2, 1, Settlement::Ack), 0);
         assert!(encode(&mut tracker).is_empty());
     }
 
     #[test]
     fn a_delivery_held_for_long_costs_no_memory_for_those_that_go_by() {
         let mut tracker = tracker(3);
-        tracker.settle(3, 3, Settlement::RequeueLater);
+        tracker.settle(2, 2, Settlement::RequeueLater);
         let mut acked = 0;
         for last in (13..100_000).step_by(10) {
             (0..10).for_each(|_| tracker.received());
@@ -395,12 +416,12 @@ mod tests {
         }
         assert_eq!((acked, tracker.outstanding(), tracker.held.len()), (99_990, 3, 3));
         // Those set aside are settled one by one, and then neighbours are coalesced again.
-        assert_eq!(tracker.settle(1, 2, Settlement::Ack), 2);
-        assert_eq!(tracker.requeue_delayed(3, 3), 1);
+        assert_eq!(tracker.settle(1, 3, Settlement::Ack), 2);
+        assert_eq!(tracker.requeue_delayed(2, 2), 1);
         (0..4).for_each(|_| tracker.received());
         tracker.settle(99_994, 99_996, Settlement::Ack);
         let single =
-            [(1, false, Verdict::Ack), (2, false, Verdict::Ack), (3, false, Verdict::Requeue)];
+            [(1, false, Verdict::Ack), (2, false, Verdict::Requeue), (3, false, Verdict::Ack)];
         let frames = encode(&mut tracker);
         assert_eq!(
             (&frames[..3], &frames[3..]),
@@ -422,6 +443,12 @@ mod tests {
         tracker.encode(&mut out, 1, 1000);
         assert!(out.len() < 1021, "{}", out.len());
         assert!(tracker.has_pending());
+        // Two frames of 21 bytes are enough for 42, and for 22.
+        for (budget, frames) in [(42, 2), (22, 2), (21, 1), (0, 0)] {
+            out.clear();
+            tracker.encode(&mut out, 1, budget);
+            assert_eq!(out.len(), frames * 21, "{budget}");
+        }
     }
 
     #[test]

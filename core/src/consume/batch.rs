@@ -291,4 +291,49 @@ mod tests {
         assert_eq!(batch.body(1), b"b");
         assert_eq!((batch.routing_key(2), batch.body(2)), ("good", &b"c"[..]));
     }
+
+    #[test]
+    fn a_batch_holds_32_kib_side_by_side_or_one_large_body() {
+        let mut batch = Batch::new(1);
+        assert!(batch.has_room(BATCH_BYTES) && !batch.has_room(BATCH_BYTES + 1));
+        batch.push(1, false, &names(b"", b"key"), &[0, 0], &[7; 100]);
+        let held = 5 + 2 + 100;
+        assert!(batch.has_room(BATCH_BYTES - held) && !batch.has_room(BATCH_BYTES - held + 1));
+        assert_eq!(batch.weight(), weight(2, 100));
+        let mut batch = Batch::new(1);
+        batch.push_large(1, false, &names(b"", b"key"), &[0, 0], Bytes::from_static(b"large"));
+        assert!(!batch.has_room(0), "a second one would get the first one's body");
+        assert_eq!((batch.weight(), batch.body(0)), (weight(2, 5), &b"large"[..]));
+    }
+
+    #[test]
+    fn neighbours_share_their_names() {
+        let mut batch = Batch::new(1);
+        for tag in 1..=9 {
+            let key: &[u8] = if tag < 4 { b"one" } else { b"two" };
+            batch.push(tag, false, &names(b"ex", key), &[], &[]);
+        }
+        assert_eq!(batch.data.len(), 2 * 7);
+        assert_eq!((batch.routing_key(2), batch.routing_key(8)), ("one", "two"));
+    }
+
+    #[test]
+    fn f21_a_replaced_name_has_255_bytes_at_most() {
+        for (length, expected) in [(251, 254), (252, 255), (253, 255)] {
+            let mut name = vec![0xFF];
+            name.resize(1 + length, b'a');
+            let mut batch = Batch::new(1);
+            batch.push(1, false, &names(b"", &name), &[], b"x");
+            assert_eq!((batch.routing_key(0).len(), batch.body(0)), (expected, &b"x"[..]));
+        }
+    }
+
+    #[test]
+    fn a_batch_made_by_hand_has_what_it_was_given() {
+        for (key, seen) in [("orders", "orders"), ("", ""), (&*"x".repeat(256), "")] {
+            let batch = Batch::single(3, 7, key, &[0, 0], b"body");
+            assert_eq!((batch.generation(), batch.tag(0), batch.routing_key(0)), (3, 7, seen));
+            assert_eq!((batch.raw_properties(0), batch.body(0)), (&[0, 0][..], &b"body"[..]));
+        }
+    }
 }

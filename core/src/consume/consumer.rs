@@ -209,3 +209,32 @@ impl Consumer {
         stats
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::consume::Settlement;
+
+    #[test]
+    fn s48_abandoned_at_the_end_is_whatever_is_not_written_by_then() {
+        let mut consumer = Consumer::new(ConsumerConfig::new("orders").unwrap());
+        consumer.stats.abandoned = 100;
+        consumer.begin_closing(EndReason::Closed);
+        let mut acks = AckTracker::new();
+        (0..5).for_each(|_| acks.received());
+        acks.settle(1, 2, Settlement::Ack);
+        consumer.subscriptions.push(Subscription {
+            generation: 1,
+            connection: 0,
+            channel: 1,
+            acks,
+            cancelled: false,
+            batch: Batch::new(1),
+        });
+        // Three in hand; two settled, and 20 more encoded; 1,000 abandoned meanwhile.
+        consumer.encoded = 20;
+        consumer.stats.abandoned += 1000;
+        assert_eq!(consumer.abandoned_at_end(), 1025);
+    }
+}

@@ -177,6 +177,9 @@ impl Effects {
     /// that were touched.
     pub(super) fn finish_turn(&mut self, core: &mut Core) {
         core.producers.take_wakers(&mut self.wakers);
+        if self.touched.is_empty() {
+            return;
+        }
         self.touched.sort_unstable();
         self.touched.dedup();
         for producer in self.touched.drain(..) {
@@ -190,23 +193,27 @@ impl Effects {
 
     /// Does it all. No lock of ours is held: this runs the application's code.
     pub(super) fn run(&mut self, client: &ClientShared) {
-        for happened in self.happened.drain(..) {
-            happened.tell(client);
-        }
-        for Update { producer, update, early } in self.updates.drain(..) {
+        drain(&mut self.happened, |happened| happened.tell(client));
+        drain(&mut self.updates, |Update { producer, update, early }| {
             producer.apply(&update, &early);
-        }
-        for answer in self.answers.drain(..) {
-            answer();
-        }
-        for Closed { shared, report, replies } in self.closed.drain(..) {
+        });
+        drain(&mut self.answers, |answer| answer());
+        drain(&mut self.closed, |Closed { shared, report, replies }| {
             shared.abandon();
             for reply in replies {
                 // Nobody has to wait for it.
                 let _ = reply.send(report);
             }
-        }
-        self.wakers.drain(..).for_each(Waker::wake);
+        });
+        drain(&mut self.wakers, Waker::wake);
+    }
+}
+
+/// Mostly there is nothing, which a `Drain` finds out by a hundred instructions.
+#[inline]
+fn drain<T>(from: &mut Vec<T>, each: impl FnMut(T)) {
+    if !from.is_empty() {
+        from.drain(..).for_each(each);
     }
 }
 

@@ -41,6 +41,9 @@ use crate::{
 /// Turns in one poll, before others on the same thread have theirs.
 const TURNS: u32 = 32;
 
+/// Bytes read and written in one poll, after which the same.
+const MOVED: usize = 1 << 20;
+
 /// Visits to producers and to consumers in one turn.
 const VISITS: usize = 1024;
 
@@ -268,8 +271,10 @@ impl<R: Runtime> Future for Driver<R> {
         }
         let mut now = this.runtime.now();
         this.client.link.woke(now);
+        let mut moved = 0;
         for _ in 0..TURNS {
             let changed = this.turn(cx, now);
+            moved += this.transports.take_moved();
             if this.finished {
                 return Poll::Ready(());
             }
@@ -285,6 +290,9 @@ impl<R: Runtime> Future for Driver<R> {
                 this.client.link.woke(now);
             } else {
                 now = this.runtime.now();
+            }
+            if moved >= MOVED {
+                break;
             }
         }
         cx.waker().wake_by_ref();

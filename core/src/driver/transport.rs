@@ -27,6 +27,10 @@ const SLICES: usize = 64;
 /// Writes in one turn, before the other connections have theirs.
 const WRITES: u32 = 16;
 
+/// Bytes after which a turn writes no more: what was published meanwhile is taken before much more of
+/// a large body is encoded.
+const WRITTEN: usize = 128 << 10;
+
 /// How long reading goes on after a write has failed. RabbitMQ sends the reason of its close and then
 /// resets: the reason may have arrived, and the runtime not have noticed yet.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -47,6 +51,8 @@ struct Open<Io> {
     /// Whether a byte that was taken is in the kernel's hands.
     final_writes: bool,
     unflushed: bool,
+    /// Bytes read and written since the driver last asked.
+    moved: usize,
     /// Why writing failed, and until when reading goes on nevertheless.
     write_error: Option<(io::Error, Time)>,
 }
@@ -80,6 +86,15 @@ impl<R: Runtime> Transports<R> {
             Slot::Open(_) | Slot::Vacant | Slot::Dialling { .. } => None,
         };
         self.0.iter().filter_map(deadline).min()
+    }
+
+    /// Bytes read and written since the last call.
+    pub(super) fn take_moved(&mut self) -> usize {
+        let moved = |slot: &mut Slot<R::Io>| match slot {
+            Slot::Open(open) => std::mem::take(&mut open.moved),
+            Slot::Dialling { .. } | Slot::Vacant => 0,
+        };
+        self.0.iter_mut().map(moved).sum()
     }
 
     /// Drops them all.
@@ -168,7 +183,13 @@ fn dial<R: Runtime>(
                 Stream::Runtime(io) => R::writes_are_final(io),
                 Stream::Own(_) => false,
             };
-            *slot = Slot::Open(Open { stream, final_writes, unflushed: false, write_error: None });
+            *slot = Slot::Open(Open {
+                stream,
+                final_writes,
+                unflushed: false,
+                moved: 0,
+                write_error: None,
+            });
             session.handle_connected(connection, now);
         }
         Poll::Ready(Err(error)) => {
@@ -189,6 +210,7 @@ fn write<R: Runtime>(
 ) -> bool {
     let Slot::Open(open) = slot else { return false };
     let mut changed = false;
+    let mut written = 0;
     if open.write_error.is_some() {
         return false;
     }
@@ -216,7 +238,12 @@ fn write<R: Runtime>(
             Poll::Ready(Ok(n)) => {
                 session.handle_written(connection, n, open.final_writes, now);
                 open.unflushed = !open.final_writes;
+                open.moved += n;
+                written += n;
                 changed = true;
+                if written >= WRITTEN {
+                    break;
+                }
             }
             Poll::Ready(Err(error)) if error.kind() == ErrorKind::Interrupted => changed = true,
             Poll::Ready(Err(error)) => {
@@ -269,6 +296,7 @@ fn read<R: Runtime>(
     let loss = match read {
         Poll::Ready(Ok(0)) => Loss::Eof,
         Poll::Ready(Ok(n)) => {
+            open.moved += n;
             session.handle_received(connection, n, now);
             return true;
         }

@@ -59,3 +59,56 @@ impl PublishLimits {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::config::PublishMode;
+    use amq_protocol::types::AMQPValue;
+
+    fn limits(body_max: usize, buffer_bytes: usize, frame_max: u32) -> PublishLimits {
+        let mut config = ProducerConfig::new("", "orders", PublishMode::Confirm).unwrap();
+        config.buffer_bytes = buffer_bytes;
+        let limits = Limits { body_max, frame_max, ..Limits::default() };
+        PublishLimits::new(&config, &limits)
+    }
+
+    #[test]
+    fn a_body_may_fill_each_limit_and_exceed_none() {
+        for (body_max, buffer_bytes) in [(10, 20), (20, 10), (10, 10)] {
+            let limits = limits(body_max, buffer_bytes, 4096);
+            for length in [0, 9, 10, 11, 20, 21] {
+                let message = Message::new(vec![0; length]);
+                let expected = if length > body_max {
+                    Err(InvalidMessage::BodyTooLarge { length, limit: body_max })
+                } else if length > buffer_bytes {
+                    Err(InvalidMessage::LargerThanBuffer { length, limit: buffer_bytes })
+                } else {
+                    Ok(())
+                };
+                assert_eq!(limits.check(&message), expected, "{body_max} {buffer_bytes}");
+                // A hand-over looks no further where this says so.
+                assert_eq!(limits.is_plain(&message), expected.is_ok(), "{length}");
+            }
+        }
+        let with_properties = Message::new("").correlation_id("1");
+        assert!(!limits(10, 10, 4096).is_plain(&with_properties));
+    }
+
+    #[test]
+    fn s12_properties_may_fill_a_frame_beside_what_the_session_may_add() {
+        let limits = limits(10, 10, 4096);
+        // 117 bytes are not the application's.
+        let limit = 4096 - 117;
+        let with_header = |length: usize| {
+            let text = "x".repeat(length);
+            Message::new("").header("h", AMQPValue::LongString(text.as_str().into()))
+        };
+        let frame = properties_len(with_header(0).properties().unwrap());
+        let of_length = |length: usize| with_header(length - frame);
+        assert_eq!(limits.check(&of_length(limit)), Ok(()));
+        let error = InvalidMessage::PropertiesTooLarge { length: limit + 1, limit };
+        assert_eq!(limits.check(&of_length(limit + 1)), Err(error));
+    }
+}

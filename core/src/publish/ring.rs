@@ -336,11 +336,9 @@ impl Ring {
 
     /// The first unsettled message in the window, sent or not.
     pub(crate) fn first_in_flight(&self) -> Option<u64> {
+        // The window's front is never settled: what is settled there goes.
         let straggler = self.stragglers.keys().next().copied();
-        straggler.or_else(|| {
-            let index = self.window.iter().position(|sent| !sent.settled)?;
-            Some(self.base + index as u64)
-        })
+        straggler.or_else(|| self.window.front().map(|_| self.base))
     }
 }
 
@@ -462,6 +460,7 @@ mod tests {
         // Cut again before the others were sent again: they count no further attempt.
         assert_eq!(ring.sent_places().collect::<Vec<_>>(), [0]);
         ring.rewind(u64::MAX);
+        ring.settle_run(700, 1, |sequence| panic!("an empty run: {sequence}"));
         // Settled while it waits to be sent again.
         assert_eq!(ring.settle(0).unwrap().0, 1);
         assert!(ring.settle(0).is_none());
@@ -529,5 +528,59 @@ mod tests {
         ring.settle(0);
         ring.settle(1);
         assert_eq!(ring.in_flight_bytes, 0);
+    }
+
+    #[test]
+    fn settling_one_that_was_left_behind_moves_no_other_out_of_turn() {
+        for (settled, expected) in [(0, [2, 701]), (1, [1, 701]), (700, [1, 2])] {
+            let mut ring = ring(5000);
+            for place in 0..5000 {
+                ring.next(100, usize::MAX).unwrap();
+                if ![0, 1, 700].contains(&place) {
+                    ring.settle(place);
+                }
+            }
+            assert_eq!(ring.stragglers.len(), 3);
+            ring.rewind(0);
+            assert!(ring.settle(settled).is_some());
+            assert_eq!(send(&mut ring, 0), expected);
+        }
+    }
+
+    /// What is to be sent again stays in order.
+    #[test]
+    fn nothing_is_set_aside_before_it_is_sent_again() {
+        let mut ring = ring(2000);
+        send(&mut ring, 2000);
+        ring.rewind(0);
+        (1..1990).for_each(|place| _ = ring.settle(place));
+        assert_eq!((ring.stragglers.len(), ring.window.len()), (0, 2000));
+        assert_eq!(send(&mut ring, 0)[..2], [1, 1991]);
+    }
+
+    #[test]
+    fn what_is_settled_gives_its_body_back_although_it_stays_in_the_window() {
+        let mut ring = ring(6);
+        send(&mut ring, 6);
+        ring.settle_run(2, 3, |_| ());
+        ring.settle(4);
+        let bodies: Vec<_> = ring.window.iter().map(|sent| sent.message.body().len()).collect();
+        assert_eq!(bodies, [1, 1, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn what_can_be_sent_is_what_next_would_give() {
+        let mut ring = ring(3);
+        assert!(ring.can_send(1, 1) && !ring.can_send(0, 1) && !ring.can_send(1, 0));
+        assert_eq!(send(&mut ring, 2), [1, 2]);
+        // A byte each.
+        for (max, max_bytes, can) in [(3, 3, true), (2, 3, false), (3, 2, false)] {
+            assert_eq!(ring.can_send(max, max_bytes), can, "{max} {max_bytes}");
+            assert_eq!(ring.clone().next(max, max_bytes).is_some(), can, "{max} {max_bytes}");
+        }
+        ring.rewind(2);
+        ring.settle(1);
+        assert!(ring.can_send(0, 0) && ring.next(0, 0).is_some());
+        assert!(!ring.can_send(0, 0) && ring.next(0, 0).is_none(), "the other one is settled");
     }
 }

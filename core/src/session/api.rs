@@ -157,3 +157,22 @@ impl Report {
         self.dropped == 0 && self.unknown == 0 && self.abandoned == 0 && !self.timed_out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shutdown_is_clean_only_if_nothing_at_all_was_left_behind() {
+        let clean = Report::default();
+        assert!(clean.is_clean());
+        for report in [
+            Report { dropped: 1, ..clean },
+            Report { unknown: 1, ..clean },
+            Report { abandoned: 1, ..clean },
+            Report { timed_out: true, ..clean },
+        ] {
+            assert!(!report.is_clean(), "{report:?}");
+        }
+    }
+}

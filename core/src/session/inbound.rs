@@ -9,6 +9,7 @@ use crate::{
     connection::{
         CLOSE_OK, Connection, Phase,
         channel::{Arriving, Channel, Content, Incoming, Owner},
+        receive::{Payload, Receive},
     },
     consume::{Batch, batch::weight},
     error::{Incompatible, ProtocolError},
@@ -18,9 +19,9 @@ use crate::{
     publish::lane::LaneState,
     time::Time,
     wire::{
-        Ack, Deliver, Frame, FrameKind, Method, Nack, REFERENCE_HEADER, decode,
-        decode_content_header, decode_deliver, decode_method, decode_properties, is_deliver,
-        parse_generated_id,
+        Ack, Deliver, FRAME_END, FRAME_HEADER, Frame, FrameKind, Method, Nack, REFERENCE_HEADER,
+        WireError, decode, decode_content_header, decode_deliver, decode_method, decode_properties,
+        is_deliver, parse_generated_id,
     },
 };
 
@@ -58,6 +59,22 @@ impl Session {
                 }
                 break;
             }
+            if receive.payload().is_some() {
+                match self.on_payload(c, &mut receive) {
+                    Ok(Some(ended)) => {
+                        if let Err(error) = ended {
+                            self.flush_batches();
+                            self.protocol_error(c, error);
+                        }
+                        continue;
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        result = Err(error);
+                        break;
+                    }
+                }
+            }
             match decode(receive.bytes(), connection.tuned.frame_max) {
                 Ok(Some((frame, used))) => {
                     let rest = receive.bytes().get(used..).unwrap_or_default();
@@ -71,7 +88,13 @@ impl Session {
                         }
                     }
                 }
-                Ok(None) => break,
+                Ok(None) => match self.begun_payload(c, receive.bytes()) {
+                    None => break,
+                    payload => {
+                        receive.consume(FRAME_HEADER);
+                        receive.set_payload(payload);
+                    }
+                },
                 Err(error) => {
                     // Nobody knows where the next frame begins.
                     result = Err(error);
@@ -91,6 +114,51 @@ impl Session {
                 self.seek_close_ok(c);
             }
         }
+    }
+
+    /// Whether these bytes are the beginning of a long body frame that is due: its payload is then
+    /// taken as it arrives, so that each byte of a large body is copied once, into its place, and
+    /// none waits in the receive buffer for the last one of its frame.
+    fn begun_payload(&self, c: usize, bytes: &[u8]) -> Option<Payload> {
+        let &[kind, c0, c1, s0, s1, s2, s3] = bytes.first_chunk()?;
+        let size = u32::from_be_bytes([s0, s1, s2, s3]) as usize;
+        let number = u16::from_be_bytes([c0, c1]);
+        if kind != FrameKind::Body as u8 || size < LARGE_BODY {
+            return None;
+        }
+        let connection = self.connections.get(c).filter(|connection| connection.is_open())?;
+        let channel = connection.channels.get(number)?;
+        // All that is wrong with a frame is found when it is whole.
+        (channel.content.missing() >= size as u64)
+            .then_some(Payload { channel: number, missing: size })
+    }
+
+    /// Takes what is here of a payload, and at its end handles its frame, whatever comes of that.
+    /// `None`: more bytes are needed.
+    fn on_payload(
+        &mut self,
+        c: usize,
+        receive: &mut Receive,
+    ) -> Result<Option<Result<(), ProtocolError>>, WireError> {
+        let Some(Payload { channel, missing }) = receive.payload() else { return Ok(None) };
+        let here = missing.min(receive.bytes().len());
+        if let (Some(connection), Some(piece)) =
+            (self.connections.get_mut(c), receive.bytes().get(..here))
+        {
+            connection.channels.append(channel, piece);
+        }
+        receive.consume(here);
+        receive.set_payload(Some(Payload { channel, missing: missing - here }));
+        let Some(&end) = receive.bytes().first().filter(|_| here == missing) else {
+            return Ok(None);
+        };
+        if end != FRAME_END {
+            return Err(WireError::FrameEnd(end));
+        }
+        receive.consume(1);
+        receive.set_payload(None);
+        let frame = Frame { kind: FrameKind::Body, channel, payload: &[] };
+        Ok(Some(self.on_frame(c, frame, &[]).map(|_| ())))
     }
 
     /// Among bytes that are no frames one thing alone is looked for: the answer to our close.
@@ -335,26 +403,27 @@ impl Session {
         if channel.owner == Owner::Nobody {
             return Ok(());
         }
-        let Content::Body { incoming, mut body, missing } = std::mem::take(&mut channel.content)
-        else {
+        let Content::Body { body, missing, .. } = &channel.content else {
+            channel.content = Content::None;
             return Err(ProtocolError::UnexpectedFrame(number));
         };
-        let length = payload.len() as u64;
-        if length > missing {
-            let announced = body.len() as u64 + missing;
-            return Err(ProtocolError::BodyOverrun { announced, got: body.len() as u64 + length });
+        let (arrived, length) = (body.len() as u64, payload.len() as u64);
+        let announced = arrived + missing;
+        if length > *missing {
+            channel.content = Content::None;
+            return Err(ProtocolError::BodyOverrun { announced, got: arrived + length });
         }
-        if body.capacity() - body.len() < payload.len() {
-            // What arrived and as much again, whatever is announced (f20).
-            let most = usize::try_from(missing).unwrap_or(usize::MAX);
-            body.reserve_exact(most.min(body.len().saturating_add(2 * payload.len())));
+        if let Some(connection) = self.connections.get_mut(c) {
+            connection.channels.append(number, payload);
         }
-        body.extend_from_slice(payload);
-        if length < missing {
-            channel.content = Content::Body { incoming, body, missing: missing - length };
+        let channel = self.channel(c, number)?;
+        if channel.content.missing() > 0 {
             return Ok(());
         }
-        self.on_content(c, number, incoming, body)
+        match std::mem::take(&mut channel.content) {
+            Content::Body { incoming, body, .. } => self.on_content(c, number, incoming, body),
+            Content::None | Content::Header(_) => Ok(()),
+        }
     }
 
     fn on_content(

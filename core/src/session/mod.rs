@@ -77,8 +77,8 @@ use crate::{
 /// Bytes concern one of several connections: two by default, so that a blocked publishing connection
 /// does not stop acks.
 ///
-/// It never panics on what a peer sends, and holds no more than its limits allow: 64 KiB of output
-/// and one frame of input a connection, the buffers and windows of its producers, the prefetch of
+/// It never panics on what a peer sends, and holds no more than its limits allow: 64 KiB and one
+/// frame of output and of input a connection, the buffers and windows of its producers, the prefetch of
 /// its consumers.
 #[derive(Debug)]
 #[cfg_attr(feature = "model", derive(Clone))]
@@ -387,5 +387,23 @@ impl Session {
             self.state = state.clone();
             self.event(Event::State(state));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn s33_a_tag_spells_128_bits() {
+        let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let value = |tag: u8| digits.iter().position(|&digit| digit == tag).unwrap() as u128;
+        let mut session = Session::new(Config::default(), false, [7; 32], Time::ZERO);
+        let mut rng = session.rng.clone();
+        let [high, low] = [rng.next_u64(), rng.next_u64()].map(u128::from);
+        let tag = session.random_tag();
+        let bits = tag.bytes().rev().fold(0, |bits, digit| bits << 6 | value(digit));
+        assert_eq!(bits, high << 64 | low);
     }
 }

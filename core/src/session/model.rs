@@ -167,4 +167,5 @@ fn feed_connection<H: Hasher>(out: &mut Feed<'_, H>, connection: &Connection, no
     let used = transmit.slices(&mut slices);
     slices.iter().take(used).for_each(|slice| out.0.write(slice));
     out.0.write(receive.bytes());
+    feed!(out, receive.payload());
 }

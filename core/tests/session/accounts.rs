@@ -125,11 +125,54 @@ fn drop_oldest_evicts_the_oldest_and_the_byte_cap_several_for_one() {
     assert_eq!((stats.dropped_buffer_full, stats.queued, stats.queued_bytes), (4, 1, 900));
     assert_eq!(stage.update(producer).settled, 4);
     assert_eq!(stage.left[&producer], 4, "room for others");
+    // Full to the last byte is not over the cap.
+    stage.publish(producer, vec![b'!'; 100]);
+    assert_eq!(stage.verdicts(), []);
     stage.accept(PUB, &Broker::default());
     stage.accept_lane(PUB, PublishMode::FireAndForget);
     assert_eq!(stage.expect_publish(PUB).body, vec![b'z'; 900]);
-    assert_eq!(stage.stats(producer).sent, 1);
+    assert_eq!(stage.expect_publish(PUB).body, vec![b'!'; 100]);
+    assert_eq!(stage.stats(producer).sent, 2);
     stage.finish();
+}
+
+#[test]
+fn what_leaves_the_buffer_is_told_in_messages_and_in_bytes() {
+    let mut stage = Stage::new(config());
+    let settings = with(to_queue("clicks", PublishMode::FireAndForget), |settings| {
+        settings.buffer_size = 3;
+        settings.ttl = Some(SEC);
+    });
+    let producer = stage.open_producer(settings);
+    let left = |stage: &mut Stage| {
+        let mut sum = (0, 0);
+        while let Some(update) = stage.session.poll_producer() {
+            sum = (sum.0 + update.left, sum.1 + update.left_bytes);
+        }
+        sum
+    };
+    let publish = |stage: &mut Stage, bytes: usize| {
+        stage.session.publish(producer, vec![0; bytes].into(), stage.now).unwrap();
+    };
+    for bytes in [5, 7, 11, 13] {
+        publish(&mut stage, bytes);
+    }
+    assert_eq!(left(&mut stage), (1, 5), "evicted");
+    stage.now += SEC;
+    stage.session.handle_tick(stage.now);
+    assert_eq!(left(&mut stage), (3, 31), "expired");
+    stage.accept(PUB, &Broker::default());
+    stage.accept(CON, &Broker::default());
+    stage.publish(producer, "");
+    stage.accept_lane(PUB, PublishMode::FireAndForget);
+    stage.expect_publish(PUB);
+    publish(&mut stage, 17);
+    publish(&mut stage, 19);
+    assert_eq!(left(&mut stage), (0, 0));
+    let mut slices = [std::io::IoSlice::new(&[]); 16];
+    stage.session.transmit(stage.id(PUB), &mut slices);
+    assert_eq!(left(&mut stage), (2, 36), "encoded");
+    assert!(stage.session.stats().is_conserved());
 }
 
 #[test]

@@ -191,6 +191,20 @@ fn f33_a_reply_of_another_kind_is_a_protocol_error() {
 }
 
 #[test]
+fn s16_a_close_ok_that_nobody_asked_for_is_a_protocol_error() {
+    let mut stage = Stage::connected(config());
+    let (producer, channel) = stage.confirming("orders");
+    stage.publish(producer, "2");
+    stage.expect_publishes(PUB, &["2"]);
+    stage.channel_close_ok(PUB, channel);
+    assert_eq!(stage.expect_close(PUB), 503);
+    stage.ack(PUB, channel, 2, false);
+    assert_eq!(stage.verdicts(), [(2, None)], "s14: until close-ok it counts");
+    stage.close_ok(PUB);
+    stage.finish();
+}
+
+#[test]
 fn s22_low_disk_on_lavinmq_is_back_pressure_and_blames_no_message() {
     let mut stage = Stage::connected(config());
     let (producer, mut channel) = stage.confirming("orders");

@@ -15,6 +15,7 @@ mod accounts;
 mod channels;
 mod closing;
 mod cuts;
+mod explain;
 mod handshake;
 mod harness;
 mod liveness;

@@ -619,3 +619,17 @@ fn s42_a_loss_is_noticed_at_once_and_the_state_says_why() {
         stage.finish();
     }
 }
+
+#[test]
+fn s42_the_state_is_that_of_the_connection_that_is_missing() {
+    let mut stage = Stage::with_retry(config(), true);
+    stage.connect(PUB);
+    stage.cut(PUB);
+    assert_eq!(stage.states(), [State::Reconnecting { loss: Loss::Eof, attempt: 1 }]);
+    stage.advance(Duration::ZERO);
+    stage.accept(PUB, &Broker::default());
+    assert_eq!(stage.states(), [State::Connecting], "the other one was not lost");
+    stage.accept(CON, &Broker::default());
+    assert_eq!(stage.states(), [State::Connected]);
+    stage.finish();
+}

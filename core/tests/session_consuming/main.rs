@@ -13,6 +13,7 @@
 mod cancelled;
 mod closing;
 mod coalescing;
+mod explain;
 #[path = "../session/harness/mod.rs"]
 mod harness;
 mod loss;

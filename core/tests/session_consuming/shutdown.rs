@@ -207,6 +207,7 @@ fn s14_a_shutdown_before_anything_stands_ends_at_once() {
     let opened = Told::Opened(consumer, Err(ConsumeError::Closed));
     let ended = Told::Ended(consumer, EndReason::ClientClosed);
     assert_eq!(stage.told(), [Told::HandBack(consumer), opened, ended, Told::Closed]);
+    assert_eq!(stage.states(), [State::Closed { loss: None }], "it was never connected");
     assert_eq!((stage.peers[PUB].hang_ups, stage.peers[CON].hang_ups), (1, 1));
     assert_eq!(stage.session.poll_deadline(), None);
 }

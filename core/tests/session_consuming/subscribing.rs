@@ -171,6 +171,18 @@ fn s17_consume_ok_for_another_tag_is_a_protocol_error() {
 }
 
 #[test]
+fn s17_cancel_ok_for_another_tag_is_a_protocol_error() {
+    let mut stage = Stage::connected(config());
+    let (consumer, channel, tag) = stage.consuming();
+    stage.session.close_consumer(consumer, stage.now);
+    assert_eq!(stage.expect_cancel(CON, channel), tag);
+    stage.feed(CON, &cancel_ok(channel, "somebody else's"));
+    assert_eq!(stage.expect_close(CON), 503);
+    stage.close_ok(CON);
+    stage.finish();
+}
+
+#[test]
 fn f33_a_reply_out_of_order_is_nobodys_reply() {
     let mut stage = Stage::connected(config());
     let consumer = stage.open_consumer(&consume("orders"));

@@ -321,7 +321,9 @@ fn the_driver_is_told_only_when_the_hand_over_was_empty() {
 
 #[test]
 fn ttl_counts_from_acceptance_even_if_the_driver_slept() {
-    let mut fake = Fake::new(config::<FireAndForget>(BufferPolicy::Block, 100));
+    let mut config = config::<FireAndForget>(BufferPolicy::Block, 100);
+    config.ttl = Some(Duration::from_secs(1));
+    let mut fake = Fake::new(config);
     let producer = fake.producer::<FireAndForget>();
     fake.link.begin_turn(Time::from_nanos(5));
     fill(&producer, 1); // while it sleeps

@@ -63,6 +63,8 @@ pub struct Stage {
     updates: BTreeMap<ProducerId, ProducerUpdate>,
     /// How many messages left each producer's buffer, over all updates.
     pub left: BTreeMap<ProducerId, u64>,
+    /// Where in memory the bytes lay that the transports took: address and length of each piece.
+    pub taken: Vec<(usize, usize)>,
 }
 
 /// A session's settings for tests: no heartbeats and no jitter, unless the test is about them.
@@ -99,6 +101,7 @@ impl Stage {
             batches: Vec::new(),
             updates: BTreeMap::new(),
             left: BTreeMap::new(),
+            taken: Vec::new(),
         };
         stage.pump();
         stage
@@ -177,8 +180,11 @@ impl Stage {
             let used = self.session.transmit(self.ids[c], &mut slices);
             let mut bytes = Vec::new();
             for slice in &slices[..used] {
-                let room = most - total - bytes.len();
-                bytes.extend_from_slice(&slice[..slice.len().min(room)]);
+                let taken = slice.len().min(most - total - bytes.len());
+                if taken > 0 {
+                    self.taken.push((slice.as_ptr().addr(), taken));
+                }
+                bytes.extend_from_slice(&slice[..taken]);
             }
             if bytes.is_empty() {
                 break;
