@@ -7,7 +7,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::child::Plan;
+use crate::hand_over::{self, HandOver};
+use crate::latency::{self, Latency, LatencyRun};
 use crate::modes::{Mode, Task};
+use crate::outage::{self, Outage};
 use crate::raw::Target;
 use crate::sink::Manner;
 use crate::{AllocationCount, Fallible, LiveBytes, child, large, machine, scale, sink, versus};
@@ -26,6 +29,15 @@ enum Command {
     Versus(Versus),
     /// Large bodies: CPU a mebibyte, out and in, and what small messages wait meanwhile.
     Large(Large),
+    /// Latency under load: to acceptance, and to the confirm at a constant rate.
+    Latency(Latency),
+    /// One run of `latency`; prints a histogram on one line.
+    #[command(hide = true)]
+    LatencyRun(LatencyRun),
+    /// The hand-over between publishing threads and the driver: queues with and without a lock.
+    HandOver(HandOver),
+    /// What a cut costs: from it to the first message sent again, and draining a full buffer.
+    Outage(Outage),
     /// The fast sink alone: prints its port, and serves until killed.
     Sink(Sink),
     /// The sink counts and checks what the raw client sends and takes; prints its speed.
@@ -177,6 +189,10 @@ pub(crate) fn run(
     match Cli::parse().command {
         Command::Versus(options) => versus::run(&options)?,
         Command::Large(options) => large::run(&options)?,
+        Command::Latency(options) => latency::run(&options)?,
+        Command::LatencyRun(options) => latency::run_one(&options)?,
+        Command::HandOver(options) => hand_over::run(&options)?,
+        Command::Outage(options) => outage::run(&options)?,
         Command::Sink(options) => {
             options.core.map(machine::pin).transpose()?;
             let spin = Duration::from_micros(options.spin);

@@ -12,8 +12,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::Large;
 use crate::raw::Raw;
-use crate::usage::{Cost, Usage};
-use crate::versus::Sink;
+use crate::usage::{Cost, Counters, Usage};
+use crate::versus::peer::Sink;
 use crate::{Failure, Fallible, machine, wire};
 
 const MIB: usize = 1 << 20;
@@ -24,7 +24,7 @@ const QUEUE: &str = "lavinmq-benches-large";
 /// What is done, as in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
-    /// An encoded message written over and over: the kernel's copy alone.
+    /// A body written where it lies, over and over: the kernel's copy alone.
     RawOut,
     /// Published without confirms, `Bytes` that are shared.
     Publish,
@@ -145,23 +145,23 @@ fn measure(work: Work, url: &str, size: usize, count: usize) -> Fallible<Cost> {
     let target = url.parse()?;
     let supply = |count: usize| format!("deliver-{size}-{count}");
     let warm = (count / 8).max(1);
+    let mut none = Counters::default();
     match work {
         Work::RawOut => {
             let mut raw = Raw::open(&target)?;
-            let mut message = Vec::new();
-            raw.encode_publish(&mut message, QUEUE, &vec![b'x'; size]);
-            raw_out(&mut raw, &message, warm)?;
-            let start = Usage::now(None)?;
-            raw_out(&mut raw, &message, count)?;
-            start.elapsed(None)
+            let body = vec![b'x'; size];
+            raw_out(&mut raw, &body, warm)?;
+            let start = Usage::now(&mut none)?;
+            raw_out(&mut raw, &body, count)?;
+            start.elapsed(&mut none)
         }
         Work::RawIn | Work::RawInBodies => {
             let mut raw = Raw::open(&target)?;
             let together = work == Work::RawInBodies;
             raw_in(&mut raw, &supply(warm), size, warm, together)?;
-            let start = Usage::now(None)?;
+            let start = Usage::now(&mut none)?;
             raw_in(&mut raw, &supply(count), size, count, together)?;
-            start.elapsed(None)
+            start.elapsed(&mut none)
         }
         Work::Publish | Work::Confirm | Work::NoAck | Work::Ack => {
             let url = url.to_owned();
@@ -169,9 +169,9 @@ fn measure(work: Work, url: &str, size: usize, count: usize) -> Fallible<Cost> {
                 let client = lavinmq_tokio::connect(&url).await?;
                 let body = Bytes::from(vec![b'x'; size]);
                 ours(work, &client, &body, &supply(warm), warm).await?;
-                let start = Usage::now(None)?;
+                let start = Usage::now(&mut none)?;
                 ours(work, &client, &body, &supply(count), count).await?;
-                start.elapsed(None)
+                start.elapsed(&mut none)
             })
         }
     }
@@ -181,11 +181,13 @@ fn runtime() -> Fallible<Runtime> {
     Ok(Builder::new_current_thread().enable_all().build()?)
 }
 
-fn raw_out(raw: &mut Raw, message: &[u8], count: usize) -> Fallible {
+fn raw_out(raw: &mut Raw, body: &[u8], count: usize) -> Fallible {
     let base = raw.declare(QUEUE, true)?;
+    let mut out = Vec::new();
     for _ in 0..count {
-        raw.write(message)?;
+        raw.publish(&mut out, QUEUE, body)?;
     }
+    raw.write(&out)?;
     raw.await_messages(QUEUE, base, count as u64, std::thread::sleep)
 }
 

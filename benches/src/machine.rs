@@ -34,8 +34,13 @@ pub(crate) fn load() -> String {
 
 /// Keeps this process, and what it starts from now on, on one core.
 pub(crate) fn pin(core: usize) -> Fallible {
+    pin_to(&[core])
+}
+
+/// The same, on some cores.
+pub(crate) fn pin_to(cores: &[usize]) -> Fallible {
     let mut set = CpuSet::new();
-    set.set(core);
+    cores.iter().for_each(|&core| set.set(core));
     Ok(sched_setaffinity(None, &set)?)
 }
 

@@ -142,11 +142,11 @@ pub(crate) fn version(package: &str) -> Option<&'static str> {
 }
 
 /// An empty histogram of latencies, up to a minute.
-fn latencies() -> Fallible<Latencies> {
+pub(crate) fn latencies() -> Fallible<Latencies> {
     Ok(Histogram::new_with_bounds(1, 60_000_000_000, 3)?)
 }
 
-fn record(latencies: &mut Latencies, elapsed: Duration) {
+pub(crate) fn record(latencies: &mut Latencies, elapsed: Duration) {
     latencies.saturating_record(elapsed.as_nanos() as u64);
 }
 

@@ -2,7 +2,7 @@
 
 mod cost;
 mod latency;
-mod svg;
+pub(crate) mod svg;
 
 use std::path::Path;
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 /// Where a text is held.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Anchor {
+pub(crate) enum Anchor {
     Start,
     Middle,
     End,
@@ -14,29 +14,29 @@ pub(super) enum Anchor {
 
 /// Shapes, in the order in which they are drawn.
 #[derive(Debug)]
-pub(super) struct Canvas {
+pub(crate) struct Canvas {
     width: f64,
     height: f64,
     shapes: String,
 }
 
 /// The color of texts and marks.
-pub(super) const INK: &str = "#202124";
+pub(crate) const INK: &str = "#202124";
 /// The color of what is less important.
-pub(super) const PALE: &str = "#5f6368";
+pub(crate) const PALE: &str = "#5f6368";
 /// The color of the lines behind.
-pub(super) const GRID: &str = "#e0e0e0";
+pub(crate) const GRID: &str = "#e0e0e0";
 
 impl Canvas {
-    pub(super) fn new(width: f64, height: f64) -> Self {
+    pub(crate) fn new(width: f64, height: f64) -> Self {
         Self { width, height, shapes: String::new() }
     }
 
-    pub(super) fn text(&mut self, x: f64, y: f64, anchor: Anchor, size: u32, text: &str) {
+    pub(crate) fn text(&mut self, x: f64, y: f64, anchor: Anchor, size: u32, text: &str) {
         self.styled_text((x, y), anchor, size, INK, false, text);
     }
 
-    pub(super) fn styled_text(
+    pub(crate) fn styled_text(
         &mut self,
         (x, y): (f64, f64),
         anchor: Anchor,
@@ -58,14 +58,14 @@ impl Canvas {
         );
     }
 
-    pub(super) fn rectangle(&mut self, x: f64, y: f64, width: f64, height: f64, fill: &str) {
+    pub(crate) fn rectangle(&mut self, x: f64, y: f64, width: f64, height: f64, fill: &str) {
         let _ = writeln!(
             self.shapes,
             r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" fill="{fill}"/>"#
         );
     }
 
-    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), color: &str, width: f64) {
+    pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), color: &str, width: f64) {
         let ((x1, y1), (x2, y2)) = (from, to);
         let _ = writeln!(
             self.shapes,
@@ -74,7 +74,7 @@ impl Canvas {
     }
 
     /// A filled one, or (with a `fill` of white) a ring.
-    pub(super) fn circle(&mut self, (x, y): (f64, f64), radius: f64, fill: &str, stroke: &str) {
+    pub(crate) fn circle(&mut self, (x, y): (f64, f64), radius: f64, fill: &str, stroke: &str) {
         let _ = writeln!(
             self.shapes,
             r#"<circle cx="{x:.1}" cy="{y:.1}" r="{radius}" fill="{fill}" stroke="{stroke}" stroke-width="1.5"/>"#
@@ -82,7 +82,7 @@ impl Canvas {
     }
 
     /// The file, on a white ground: it is to be readable on a dark page, too.
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         let Self { width, height, shapes } = self;
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
@@ -94,7 +94,7 @@ impl Canvas {
 
 /// A logarithmic axis from left to right.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Axis {
+pub(crate) struct Axis {
     from: f64,
     to: f64,
     left: f64,
@@ -103,7 +103,7 @@ pub(super) struct Axis {
 
 impl Axis {
     /// From the round number at or below the least of `values` to the one at or above the greatest.
-    pub(super) fn covering(
+    pub(crate) fn covering(
         values: impl Iterator<Item = f64>,
         left: f64,
         width: f64,
@@ -121,13 +121,13 @@ impl Axis {
     }
 
     /// Where a value is.
-    pub(super) fn at(&self, value: f64) -> f64 {
+    pub(crate) fn at(&self, value: f64) -> f64 {
         let part = (value / self.from).log10() / (self.to / self.from).log10();
         self.left + self.width * part.clamp(0.0, 1.0)
     }
 
     /// The round numbers on it.
-    pub(super) fn ticks(&self) -> impl Iterator<Item = f64> + use<> {
+    pub(crate) fn ticks(&self) -> impl Iterator<Item = f64> + use<> {
         let (from, to) = (self.from, self.to);
         steps().skip_while(move |&step| step < from).take_while(move |&step| step <= to)
     }

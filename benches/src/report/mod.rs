@@ -7,6 +7,7 @@ mod verdict;
 use std::fmt::Write;
 
 pub(crate) use row::{Measure, Row, Spread};
+pub(crate) use table::{Cells, aligned, markdown};
 
 /// All rows that were run against one peer.
 pub(crate) struct Part {

@@ -22,10 +22,11 @@ use clap::{Args, ValueEnum};
 
 use self::figures::Figures;
 use crate::raw::Target;
-use crate::report::table::{Cells, aligned, markdown, rate};
+use crate::report::table::rate;
+use crate::report::{Cells, aligned, markdown};
 use crate::sink::CHANNEL_MAX;
 use crate::usage::Counters;
-use crate::versus::Sink;
+use crate::versus::peer::Sink;
 use crate::versus::rounds::{counted_program, said};
 use crate::{AllocationCount, Fallible, LiveBytes, machine};
 

@@ -11,14 +11,14 @@ use crate::wire::{self, id};
 
 /// The socket of a connection, on which other connections' threads write as well.
 #[derive(Debug)]
-pub(super) struct Line {
-    pub(super) socket: TcpStream,
+pub(crate) struct Line {
+    pub(crate) socket: TcpStream,
     /// Held while a frame is half written.
     turn: Mutex<()>,
 }
 
 impl Line {
-    pub(super) fn new(socket: TcpStream) -> Arc<Self> {
+    pub(crate) fn new(socket: TcpStream) -> Arc<Self> {
         Arc::new(Self { socket, turn: Mutex::new(()) })
     }
 

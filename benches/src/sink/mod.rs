@@ -12,8 +12,8 @@
 //! messages have arrived.
 
 mod channel;
-mod echo;
-mod session;
+pub(crate) mod echo;
+pub(crate) mod session;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -66,6 +66,11 @@ impl Session {
         self.over
     }
 
+    /// Messages that came whole.
+    pub(crate) fn published(&self) -> u64 {
+        self.published
+    }
+
     /// What came and went, in words.
     pub(crate) fn account(&self) -> String {
         let Self { published, delivered, acked, .. } = self;

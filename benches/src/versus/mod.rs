@@ -1,6 +1,6 @@
 //! All runs: the contestants against the sink, then against a real broker, and what came of it.
 
-mod peer;
+pub(crate) mod peer;
 pub(crate) mod rounds;
 
 use std::time::{Duration, Instant};
@@ -11,8 +11,7 @@ use crate::modes::{ECHO, Mode, Task};
 use crate::raw::Target;
 use crate::report::{Measure, Part, Report, Row};
 use crate::{Fallible, machine, plots, syscalls};
-pub(crate) use peer::Sink;
-use peer::{Broker, Peer};
+use peer::{Broker, Peer, Sink};
 use rounds::{Effort, Programs};
 
 /// Where messages go.

@@ -13,7 +13,7 @@ use crate::{Fallible, machine};
 const CONTROL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/broker-control/control.sh");
 
 /// The other side of a run.
-pub(super) enum Peer {
+pub(crate) enum Peer {
     /// On the core of its own, and on the client's, for latencies.
     Sinks { far: Sink, near: Sink },
     /// A real one.
@@ -21,7 +21,7 @@ pub(super) enum Peer {
 }
 
 impl Peer {
-    pub(super) fn url(&self, task: &Task) -> &str {
+    pub(crate) fn url(&self, task: &Task) -> &str {
         match self {
             Self::Sinks { near, .. } if task.mode.is_latency() => &near.url,
             Self::Sinks { far, .. } => &far.url,
@@ -29,7 +29,7 @@ impl Peer {
         }
     }
 
-    pub(super) fn is_broker(&self) -> bool {
+    pub(crate) fn is_broker(&self) -> bool {
         matches!(self, Self::Broker(_))
     }
 }
@@ -75,24 +75,24 @@ impl Drop for Sink {
 }
 
 /// A broker that answers.
-pub(super) struct Broker {
-    url: String,
+pub(crate) struct Broker {
+    pub(crate) url: String,
     /// In a line: what it is, and where it runs.
-    pub(super) about: String,
+    pub(crate) about: String,
     /// If it is ours. Ends it when dropped.
     _guard: Option<Guard>,
 }
 
 impl Broker {
     /// One that somebody else runs.
-    pub(super) fn at(target: &Target) -> Fallible<Self> {
+    pub(crate) fn at(target: &Target) -> Fallible<Self> {
         let product = Raw::open(target)?.product().to_owned();
         let about = format!("against: {product} at {}:{}", target.host, target.port);
         Ok(Self { url: target.url.clone(), about, _guard: None })
     }
 
     /// A private RabbitMQ with its own port and data, kept on one core.
-    pub(super) fn start(core: Option<usize>) -> Fallible<Self> {
+    pub(crate) fn start(core: Option<usize>) -> Fallible<Self> {
         let directory = Directory::new()?;
         let guard = Guard::new(&directory)?;
         let mut command = Command::new("bash");
