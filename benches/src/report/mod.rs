@@ -1,7 +1,7 @@
 //! What a run has to say: the tables, and the lines that sum them up.
 
 mod row;
-mod table;
+pub(crate) mod table;
 mod verdict;
 
 use std::fmt::Write;

@@ -2,6 +2,7 @@
 //! given.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::echo::Echo;
 use crate::Fallible;
@@ -26,6 +27,8 @@ pub(super) struct Channel {
     pub(super) unsettled: VecDeque<bool>,
     pub(super) outstanding: u32,
     pub(super) consumers: Vec<Consumer>,
+    /// Whether it is on the list of those that may have something to deliver.
+    pub(super) listed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,8 @@ pub(super) struct Consumer {
     pub(super) encoded: Vec<u8>,
     pub(super) tag_at: usize,
     pub(super) left: u64,
+    /// The most deliveries before another channel has its turn.
+    turn: u64,
 }
 
 impl Consumer {
@@ -65,7 +70,8 @@ impl Consumer {
         });
         wire::header(&mut encoded, number, supply.size, false);
         wire::body(&mut encoded, number, &vec![b'x'; supply.size], frame_max);
-        Self { tag, no_ack, held: supply.held, encoded, tag_at, left: supply.left }
+        let Supply { held, left, turn, .. } = *supply;
+        Self { tag, no_ack, held, encoded, tag_at, left, turn }
     }
 }
 
@@ -82,7 +88,8 @@ impl Channel {
     pub(super) fn deliver(&mut self, out: &mut Vec<u8>, batch: usize) -> u64 {
         let mut delivered = 0;
         for consumer in &mut self.consumers {
-            while consumer.left > 0 && !consumer.held && out.len() < batch {
+            let until = consumer.left.saturating_sub(consumer.turn);
+            while consumer.left > until && !consumer.held && out.len() < batch {
                 if !consumer.no_ack {
                     if self.prefetch > 0 && self.outstanding >= self.prefetch {
                         break;
@@ -146,6 +153,8 @@ pub(super) struct Supply {
     size: usize,
     left: u64,
     held: bool,
+    pub(super) delay: Duration,
+    turn: u64,
 }
 
 impl Supply {
@@ -157,6 +166,8 @@ impl Supply {
         };
         let mut parts = queue.strip_prefix("deliver-").unwrap_or("0-0").split('-').map(str::parse);
         let mut next = |otherwise| parts.next().and_then(Result::ok).unwrap_or(otherwise);
-        Self { size: next(0) as usize, left: next(u64::MAX), held }
+        let (size, left) = (next(0) as usize, next(u64::MAX));
+        let delay = Duration::from_millis(next(0));
+        Self { size, left, held, delay, turn: next(u64::MAX).max(1) }
     }
 }

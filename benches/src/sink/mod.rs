@@ -2,10 +2,12 @@
 //! swallows publishes, confirms them (one `multiple` ack for all that one read brought), and
 //! delivers encoded messages as fast as the socket takes them.
 //!
-//! One thread per connection. Nothing is stored: a queue named `deliver-SIZE-COUNT` yields
-//! COUNT messages of SIZE bytes to each of its consumers (without COUNT: endless); one named
-//! `deliver-SIZE-COUNT-held` does so from the next `basic.qos` on. What is published to a
-//! queue named `lavinmq-benches-echo…` goes to its consumers (module `echo`). Every other queue
+//! One thread per connection. Nothing is stored: a queue named `deliver-SIZE-COUNT-DELAY-TURN`
+//! yields COUNT messages of SIZE bytes to each of its consumers, the first DELAY milliseconds
+//! after the connection's latest consume-ok, TURN of them before another channel has its turn
+//! (without COUNT: endless; without DELAY: at once; without TURN: as many as a write takes). With
+//! `-held` at the end it does so from the next `basic.qos` on. What is published to a queue named
+//! `lavinmq-benches-echo…` goes to its consumers (module `echo`). Every other queue
 //! is empty. `queue.declare-ok` answers in its message count how many publishes
 //! the sink has swallowed on all connections: that is how a client's harness knows that its
 //! messages have arrived.
@@ -39,13 +41,24 @@ const READ_BUFFER: usize = 512 * 1024;
 const WRITE_BATCH: usize = 64 * 1024;
 
 /// How a sink is run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
     /// Say on stderr what each connection did.
     pub(crate) verbose: bool,
     /// How long to look for bytes before sleeping. Above zero the client does not pay for
     /// waking the sink: a broker that is always awake.
     pub(crate) spin: Duration,
+    /// The channels that a connection may have, as offered; 0 is no limit.
+    pub(crate) channel_max: u16,
+}
+
+/// As RabbitMQ offers it.
+pub(crate) const CHANNEL_MAX: u16 = 2047;
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { verbose: false, spin: Duration::ZERO, channel_max: CHANNEL_MAX }
+    }
 }
 
 /// What all connections did so far.
@@ -73,7 +86,8 @@ fn accept(listener: &TcpListener, totals: &Arc<Totals>, manner: Manner) -> Falli
         let totals = Arc::clone(totals);
         std::thread::spawn(move || {
             let line = Line::new(socket);
-            let mut session = Session::new(Arc::clone(&totals), Arc::clone(&line));
+            let mut session =
+                Session::new(Arc::clone(&totals), Arc::clone(&line), manner.channel_max);
             let end = connection(&line, &mut session, manner.spin);
             totals.echoes.forget_all(&line, None);
             if let Err(fault) = &end {
@@ -173,14 +187,17 @@ fn read_some(socket: &TcpStream, room: &mut [u8]) -> std::io::Result<Option<usiz
     }
 }
 
-/// Waits for bytes, or for the time of a heartbeat.
+/// Waits for bytes, for the moment to begin a delivery, or for the time of a heartbeat.
 fn read_or_beat(
     mut socket: &TcpStream,
     room: &mut [u8],
     session: &mut Session,
     spin: Duration,
 ) -> std::io::Result<Option<usize>> {
-    let wait = session.heartbeat_interval();
+    let (wait, beat) = match session.starts_in(Instant::now()) {
+        Some(delay) => (Some(delay.max(Duration::from_micros(100))), false),
+        None => (session.heartbeat_interval(), true),
+    };
     let spinning = Instant::now();
     while spinning.elapsed() < spin {
         if let Some(n) = read_some(socket, room)? {
@@ -194,7 +211,9 @@ fn read_or_beat(
     match socket.read(room) {
         Ok(n) => Ok(Some(n)),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            session.beat();
+            if beat {
+                session.beat();
+            }
             Ok(None)
         }
         Err(error) if error.kind() == ErrorKind::Interrupted => Ok(None),

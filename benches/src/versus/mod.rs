@@ -1,7 +1,7 @@
 //! All runs: the contestants against the sink, then against a real broker, and what came of it.
 
 pub(crate) mod peer;
-mod rounds;
+pub(crate) mod rounds;
 
 use std::time::{Duration, Instant};
 
