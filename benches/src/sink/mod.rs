@@ -307,10 +307,10 @@ mod tests {
         let mut raw = Raw::open(&target)?;
         raw.consume("deliver-10-3-held", "held", true)?;
         raw.await_consume_ok()?;
-        // A delivery in the place of either reply is an error.
+        // A delivery in the place of the reply is an error.
         raw.declare("any", true)?;
         assert_eq!(totals.snapshot()[1], 0);
-        raw.prefetch(0)?;
+        raw.ask_prefetch(0)?;
         let mut bodies = 0;
         while bodies < 3 {
             raw.read(|frame| {
