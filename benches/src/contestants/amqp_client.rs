@@ -160,6 +160,9 @@ async fn consume(channel: &Channel, task: &Task, job: Job) -> Fallible {
     let no_ack = !task.mode.acks();
     let options = ConsumeOpts { no_ack, ..Default::default() };
     let mut consumer = channel.basic_consume(&job.queue, &job.tag, options).await?;
+    // What comes in the same read as consume-ok is lost to this client: the sink delivers from
+    // here on.
+    channel.basic_qos(task.prefetch().unwrap_or(0), false).await?;
     for _ in 0..job.count {
         let delivery = consumer.next().await.ok_or_else(ended)?;
         black_box(&delivery.body);

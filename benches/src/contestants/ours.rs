@@ -23,14 +23,7 @@ const fn entry(
     role: Role,
     open: fn(&Target, &Task) -> Fallible<Box<dyn Contestant>>,
 ) -> Entry {
-    Entry {
-        name,
-        role,
-        package: Some("lavinmq-core"),
-        quick: true,
-        start_delay: Duration::ZERO,
-        open,
-    }
+    Entry { name, role, package: Some("lavinmq-core"), quick: true, deaf: false, open }
 }
 
 pub(crate) const ALL: &[Entry] = &[
