@@ -78,12 +78,12 @@ pub(crate) fn run(options: &Large) -> Fallible {
     }
     let pinned = std::thread::available_parallelism()?.get() > 1;
     let sink = Sink::start(&std::env::current_exe()?, pinned.then_some(options.sink_core), 0)?;
-    if pinned {
-        machine::pin(options.client_core)?;
-    }
     let mut text = String::new();
     for line in machine::description() {
         writeln!(text, "- {line}")?;
+    }
+    if pinned {
+        machine::pin(options.client_core)?;
     }
     writeln!(text, "- load before: {}\n", machine::load())?;
     costs(options, &sink.url, &mut text)?;
