@@ -53,6 +53,8 @@ pub(crate) struct Producer {
     pub(crate) ready: bool,
     /// Whether the topology that it depends on stands.
     pub(crate) gate_open: bool,
+    /// Whether it stands in the list of producers that may be at rest.
+    pub(crate) resting: bool,
     /// No more messages will come.
     pub(crate) closing: bool,
     pub(crate) closed: bool,
@@ -89,6 +91,7 @@ impl Producer {
             dirty: false,
             ready: false,
             gate_open: false,
+            resting: false,
             closing: false,
             closed: false,
             next_sequence: 1,
@@ -309,6 +312,8 @@ impl Producer {
             dirty,
             ready,
             gate_open,
+            // Memory alone.
+            resting: _,
             closing,
             closed,
             next_sequence,

@@ -38,6 +38,9 @@ pub(crate) struct Ring {
 /// A window of so many slots is never sparse enough to be tidied up.
 const SMALL_WINDOW: usize = 1024;
 
+/// Memory for so many messages is kept by a producer at rest.
+const FEW: usize = 4;
+
 /// A message in the window.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
@@ -77,6 +80,19 @@ impl Ring {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.in_flight == 0
+    }
+
+    /// Whether more memory is kept than a few messages need.
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.queue.capacity().max(self.window.capacity()) > FEW
+    }
+
+    /// Gives memory back, if it holds nothing. Places go on.
+    pub(crate) fn shrink(&mut self) {
+        if self.is_empty() && self.window.is_empty() {
+            self.queue = VecDeque::new();
+            self.window = VecDeque::new();
+        }
     }
 
     /// Takes the oldest message that was never encoded.

@@ -68,10 +68,13 @@ impl Session {
         self.lanes.len() - 1
     }
 
-    pub(super) fn leave_lane(&mut self, producer: ProducerId, l: usize) {
+    /// `ready`: it stands in the lane's list.
+    pub(super) fn leave_lane(&mut self, producer: ProducerId, l: usize, ready: bool) {
         let Some(lane) = self.lanes.get_mut(l) else { return };
-        lane.members.retain(|&member| member != producer);
-        lane.ready.retain(|&member| member != producer);
+        lane.members.remove(&producer);
+        if ready {
+            lane.ready.retain(|&member| member != producer);
+        }
         if !lane.members.is_empty() {
             return;
         }
