@@ -176,5 +176,13 @@ mod tests {
         assert_eq!(give_back(100, 100), (0, IDLE));
         assert_eq!(give_back(100_000, 99_999), (1, 131_072));
         assert_eq!(give_back(1, 1), (0, 0));
+        // Where the stream stands is not lost with it: in a payload, or nobody knows where.
+        receive.set_payload(Some(Payload { channel: 1, missing: 20_000 }));
+        receive.lose_frames();
+        receive.space(4096);
+        receive.buffer.resize(2 * IDLE, 0);
+        receive.shrink();
+        assert!(receive.buffer.is_empty() && receive.is_adrift());
+        assert_eq!(receive.payload().map(|payload| payload.missing), Some(20_000));
     }
 }

@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_given_back_after_a_second_without_a_read() {
+    fn memory_is_given_back_after_a_second_without_a_read_or_a_write() {
         let mut session = Session::new(Config::default(), false, [7; 32], Time::ZERO);
         let at = |millis| Time::ZERO + std::time::Duration::from_millis(millis);
         let connection = &mut session.connections[0];
@@ -419,10 +419,16 @@ mod tests {
             session.connections[0].receive.read(length);
             session.connections[0].receive.consume(length);
         }
-        assert_eq!(space(&mut session), 64 << 10);
+        let transmit = &mut session.connections[0].transmit;
+        transmit.append(|out| out.resize(50_000, 0));
+        transmit.written(50_000, true);
+        let held = |session: &mut Session| {
+            (space(session), session.connections[0].transmit.tail().capacity() >= 50_000)
+        };
+        assert_eq!(held(&mut session), (64 << 10, true));
         session.handle_tick(at(999));
-        assert_eq!(space(&mut session), 64 << 10);
+        assert_eq!(held(&mut session), (64 << 10, true));
         session.handle_tick(at(1000));
-        assert_eq!(space(&mut session), 8 << 10);
+        assert_eq!(held(&mut session), (8 << 10, false));
     }
 }

@@ -280,12 +280,15 @@ fn s31_when_an_old_channel_is_closed_acks_on_the_new_one_still_count() {
     // Encoded, and not written.
     assert!(stage.pending(CON) > 0);
     assert_eq!(stage.terms(consumer), [3, 0, 0, 0, 0, 1, 2]);
-    stage.reply(CON, old, channel_close(406, "timeout"));
-    assert_eq!(stage.terms(consumer), [3, 0, 0, 0, 1, 0, 2]);
+    stage.got();
+    // In the same read as a delivery on the new one, which is handed out.
+    stage.feed_and_close(CON, delivery(new, 3, "new"), old, 406);
+    assert_eq!(stage.got_bodies(), ["new"]);
+    assert_eq!(stage.terms(consumer), [4, 0, 0, 0, 1, 1, 2]);
     stage.stalled.clear();
     stage.expect_frames(CON, &[ack_multiple(new, 2)]);
     stage.expect_channel_close_ok(CON, old);
-    assert_eq!(stage.terms(consumer), [3, 2, 0, 0, 1, 0, 0]);
+    assert_eq!(stage.terms(consumer), [4, 2, 0, 0, 1, 1, 0]);
 }
 
 #[test]
