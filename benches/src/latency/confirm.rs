@@ -131,8 +131,10 @@ pub(super) fn amqp_client(runtime: Runtime, task: Task) -> Fallible<Said> {
     use amqp_client::{Confirmation, Connection};
     runtime.run(async move {
         let connection = Connection::connect(&task.url).await?;
-        let channel = connection.open_channel().await?;
+        let channel = Arc::new(connection.open_channel().await?);
         channel.confirm_select().await?;
+        // With the last handle the channel is closed, whatever is unconfirmed.
+        let publishing = Arc::clone(&channel);
         let (schedule, skipped) = task.schedule();
         let (sender, receipts) = mpsc::unbounded();
         let outstanding = Outstanding::default();
@@ -149,8 +151,9 @@ pub(super) fn amqp_client(runtime: Runtime, task: Task) -> Fallible<Said> {
                 }
                 let body = body.as_slice();
                 outstanding.add();
-                match block_on(channel.basic_publish_confirmed("", &queue, body, properties, false))
-                {
+                match block_on(
+                    publishing.basic_publish_confirmed("", &queue, body, properties, false),
+                ) {
                     Ok(confirm) => sender.unbounded_send((i, confirm)).is_ok(),
                     Err(_) => false,
                 }
@@ -166,7 +169,7 @@ pub(super) fn amqp_client(runtime: Runtime, task: Task) -> Fallible<Said> {
             }
         })
         .await?;
-        std::mem::forget(connection);
+        std::mem::forget((channel, connection));
         Ok(said)
     })
 }
