@@ -13,7 +13,7 @@ use crate::modes::{Mode, Task};
 use crate::outage::{self, Outage};
 use crate::raw::Target;
 use crate::sink::Manner;
-use crate::{AllocationCount, Fallible, child, large, machine, sink, versus};
+use crate::{AllocationCount, Fallible, LiveBytes, child, large, machine, scale, sink, versus};
 
 /// Benchmarks of AMQP 0-9-1 clients, side by side.
 #[derive(Debug, Parser)]
@@ -42,6 +42,11 @@ enum Command {
     Sink(Sink),
     /// The sink counts and checks what the raw client sends and takes; prints its speed.
     SelfTest,
+    /// Many producers, consumers, clients and threads, and none that does anything; prints tables.
+    Scale(scale::Options),
+    /// One measured run (what `scale` starts); prints its figures on one line.
+    #[command(hide = true)]
+    ScaleRun(scale::Child),
     /// One measured run (what `versus` starts); prints its figures on one line.
     #[command(hide = true)]
     Contestant(Contestant),
@@ -145,6 +150,9 @@ struct Sink {
     /// Look for bytes this long before sleeping, in microseconds.
     #[arg(long, default_value_t = 0)]
     spin: u64,
+    /// The most channels of a connection, as offered; 0 is no limit.
+    #[arg(long, default_value_t = sink::CHANNEL_MAX)]
+    channel_max: u16,
 }
 
 #[derive(Debug, Args)]
@@ -174,7 +182,10 @@ struct Contestant {
 }
 
 /// Does what the command line says.
-pub(crate) fn run(allocations: Option<AllocationCount>) -> Fallible<ExitCode> {
+pub(crate) fn run(
+    allocations: Option<AllocationCount>,
+    live: Option<LiveBytes>,
+) -> Fallible<ExitCode> {
     match Cli::parse().command {
         Command::Versus(options) => versus::run(&options)?,
         Command::Large(options) => large::run(&options)?,
@@ -185,8 +196,13 @@ pub(crate) fn run(allocations: Option<AllocationCount>) -> Fallible<ExitCode> {
         Command::Sink(options) => {
             options.core.map(machine::pin).transpose()?;
             let spin = Duration::from_micros(options.spin);
-            sink::serve(options.port, Manner { verbose: options.verbose, spin })?;
+            sink::serve(
+                options.port,
+                Manner { verbose: options.verbose, spin, channel_max: options.channel_max },
+            )?;
         }
+        Command::Scale(options) => scale::run(&options)?,
+        Command::ScaleRun(options) => scale::child(options, allocations, live)?,
         Command::SelfTest => sink::self_test(3_000_000)?,
         Command::Contestant(options) => {
             options.core.map(machine::pin).transpose()?;

@@ -4,7 +4,8 @@
 //! From the bottom up: `wire` (frames), `sink` (the fast peer), `raw` (a blocking client
 //! without comfort), `modes` (what is done) and `ceilings` (how fast it must be),
 //! `contestants` (who does it), `usage` (what it cost), `child` (one measured run),
-//! `versus` (all runs, interleaved), `report` (the tables); `large` (large bodies, by itself).
+//! `versus` (all runs, interleaved), `report` (the tables); `large` (large bodies) and `scale`
+//! (many of everything), by themselves.
 
 mod ceilings;
 mod child;
@@ -20,6 +21,7 @@ mod plots;
 mod raw;
 mod report;
 mod runtimes;
+mod scale;
 mod sink;
 mod syscalls;
 mod table;
@@ -38,9 +40,13 @@ pub(crate) type Fallible<T = ()> = Result<T, Failure>;
 /// The number of allocations of this process so far, where they are counted.
 pub type AllocationCount = fn() -> u64;
 
-/// Runs the program named by the command line. `allocations` counts in the binary that counts.
-pub fn main(allocations: Option<AllocationCount>) -> ExitCode {
-    match cli::run(allocations) {
+/// The bytes that this process has allocated and not freed, where they are counted.
+pub type LiveBytes = fn() -> u64;
+
+/// Runs the program named by the command line. `allocations` and `live` count in the binary that
+/// counts.
+pub fn main(allocations: Option<AllocationCount>, live: Option<LiveBytes>) -> ExitCode {
+    match cli::run(allocations, live) {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("lavinmq-benches: {failure}");

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    lavinmq_benches::main(None)
+    lavinmq_benches::main(None, None)
 }

@@ -90,6 +90,17 @@ pub(crate) fn peak_memory() -> Fallible<u64> {
     Ok(field(&text, "VmHWM:").ok_or("no VmHWM")? * 1024)
 }
 
+/// The memory that this process has resident now, in bytes.
+pub(crate) fn resident_memory() -> Fallible<u64> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    Ok(field(&text, "VmRSS:").ok_or("no VmRSS")? * 1024)
+}
+
+/// How many entries a folder of this process has: `task` its threads, `fd` its file descriptors.
+pub(crate) fn entries(folder: &str) -> Fallible<usize> {
+    Ok(std::fs::read_dir(format!("/proc/self/{folder}"))?.count())
+}
+
 fn field(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()

@@ -27,6 +27,10 @@ impl<T> Arena<T> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.slots.len() <= INDEX_MASK as usize => {
+                // In steps of a quarter: twice as much as needed would be much where there are many.
+                if self.slots.len() == self.slots.capacity() {
+                    self.slots.reserve_exact(self.slots.len() / 4 + 4);
+                }
                 self.slots.push(Slot { uses: 0, value: None });
                 self.slots.len() as u32 - 1
             }
@@ -38,6 +42,8 @@ impl<T> Arena<T> {
     }
 
     fn slot(&self, number: u32) -> Option<&Slot<T>> {
+        #[cfg(feature = "sabotage")]
+        crate::sabotage::step();
         self.slots
             .get((number & INDEX_MASK) as usize)
             .filter(|slot| slot.uses == number >> INDEX_BITS)
@@ -50,6 +56,8 @@ impl<T> Arena<T> {
 
     #[inline]
     pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut T> {
+        #[cfg(feature = "sabotage")]
+        crate::sabotage::step();
         self.slots
             .get_mut((number & INDEX_MASK) as usize)
             .filter(|slot| slot.uses == number >> INDEX_BITS)?
@@ -67,8 +75,14 @@ impl<T> Arena<T> {
         Some(value)
     }
 
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.slots.len() == self.free.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            #[cfg(feature = "sabotage")]
+            crate::sabotage::step();
             slot.value.as_ref().map(|value| (slot.uses << INDEX_BITS | index as u32, value))
         })
     }
@@ -95,5 +109,8 @@ mod tests {
         assert_eq!(arena.remove(a), None);
         assert_eq!(arena.numbers(), [c, b]);
         assert_eq!(arena.slots.len(), 2);
+        assert!(!arena.is_empty());
+        assert_eq!((arena.remove(b), arena.remove(c)), (Some('b'), Some('c')));
+        assert!(arena.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Defects on purpose, so that the simulator can show that it would find them.
+//! Defects on purpose, so that the simulator can show that it would find them; and a count of steps.
 //!
 //! Behind the feature `sabotage`, which only the simulator's tests turn on: nothing that ships has it.
 
@@ -55,7 +55,19 @@ impl Sabotage {
 thread_local! {
     static PLANTED: Cell<Option<Sabotage>> = const { Cell::new(None) };
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    static STEPS: Cell<u64> = const { Cell::new(0) };
     static ATTEMPTS: RefCell<BTreeMap<Vec<u8>, u32>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// How often a producer or a consumer was looked at on this thread: what the state machine's work is
+/// counted by.
+pub fn steps() -> u64 {
+    STEPS.get()
+}
+
+/// One was.
+pub(crate) fn step() {
+    STEPS.set(STEPS.get() + 1);
 }
 
 /// Plants a defect in everything that runs on this thread, or removes it.

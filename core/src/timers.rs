@@ -1,6 +1,9 @@
 //! A table of named timers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use crate::time::Time;
 
@@ -12,6 +15,12 @@ use crate::time::Time;
 pub(crate) struct Timers<K> {
     by_time: BTreeSet<(Time, K)>,
     by_key: BTreeMap<K, Time>,
+}
+
+impl<K: Ord + Copy> Default for Timers<K> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<K: Ord + Copy> Timers<K> {
@@ -45,6 +54,11 @@ impl<K: Ord + Copy> Timers<K> {
 
     pub(crate) fn get(&self, key: K) -> Option<Time> {
         self.by_key.get(&key).copied()
+    }
+
+    /// Those armed among keys that follow each other, in their order.
+    pub(crate) fn armed(&self, keys: RangeInclusive<K>) -> Vec<K> {
+        self.by_key.range(keys).map(|(&key, _)| key).collect()
     }
 
     /// The earliest timer.
@@ -90,6 +104,7 @@ mod tests {
         timers.arm('b', Time::from_nanos(5));
         timers.arm('a', Time::from_nanos(20));
         timers.arm_if_idle('a', Time::from_nanos(1));
+        assert_eq!(timers.armed('b'..='c'), ['b']);
         assert_eq!(timers.next(), Some((Time::from_nanos(5), 'b')));
         let late = Time::from_nanos(1_000_000);
         assert_eq!(timers.pop_due(late), Some('b'));

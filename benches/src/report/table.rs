@@ -108,7 +108,7 @@ fn few(value: f64) -> String {
 }
 
 /// Messages a second.
-pub(super) fn rate(value: f64) -> String {
+pub(crate) fn rate(value: f64) -> String {
     match value {
         1e6.. => format!("{:.2}M", value / 1e6),
         1e5.. => format!("{:.0}k", value / 1e3),

@@ -27,6 +27,8 @@ pub(super) struct Channel {
     pub(super) unsettled: VecDeque<bool>,
     pub(super) outstanding: u32,
     pub(super) consumers: Vec<Consumer>,
+    /// Whether it is on the list of those that may have something to deliver.
+    pub(super) listed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -39,10 +41,14 @@ pub(super) enum Content {
 pub(super) struct Consumer {
     pub(super) tag: String,
     pub(super) no_ack: bool,
+    /// Gets nothing before the next `basic.qos` on its channel.
+    pub(super) held: bool,
     /// A whole delivery, encoded; its tag is patched in at `tag_at`.
     pub(super) encoded: Vec<u8>,
     pub(super) tag_at: usize,
     pub(super) left: u64,
+    /// The most deliveries before another channel has its turn.
+    turn: u64,
 }
 
 impl Consumer {
@@ -64,7 +70,8 @@ impl Consumer {
         });
         wire::header(&mut encoded, number, supply.size, false);
         wire::body(&mut encoded, number, &vec![b'x'; supply.size], frame_max);
-        Self { tag, no_ack, encoded, tag_at, left: supply.left }
+        let Supply { held, left, turn, .. } = *supply;
+        Self { tag, no_ack, held, encoded, tag_at, left, turn }
     }
 }
 
@@ -72,6 +79,7 @@ impl Channel {
     pub(super) fn can_deliver(&self) -> bool {
         self.consumers.iter().any(|consumer| {
             consumer.left > 0
+                && !consumer.held
                 && (consumer.no_ack || self.prefetch == 0 || self.outstanding < self.prefetch)
         })
     }
@@ -80,7 +88,8 @@ impl Channel {
     pub(super) fn deliver(&mut self, out: &mut Vec<u8>, batch: usize) -> u64 {
         let mut delivered = 0;
         for consumer in &mut self.consumers {
-            while consumer.left > 0 && out.len() < batch {
+            let until = consumer.left.saturating_sub(consumer.turn);
+            while consumer.left > until && !consumer.held && out.len() < batch {
                 if !consumer.no_ack {
                     if self.prefetch > 0 && self.outstanding >= self.prefetch {
                         break;
@@ -143,15 +152,22 @@ pub(super) fn open(channels: &mut [Channel], number: u16) -> Fallible<&mut Chann
 pub(super) struct Supply {
     size: usize,
     left: u64,
+    held: bool,
     pub(super) delay: Duration,
+    turn: u64,
 }
 
 impl Supply {
     /// By its name: see the module above.
     pub(super) fn of(queue: &str) -> Self {
+        let (queue, held) = match queue.strip_suffix("-held") {
+            Some(queue) => (queue, true),
+            None => (queue, false),
+        };
         let mut parts = queue.strip_prefix("deliver-").unwrap_or("0-0").split('-').map(str::parse);
         let mut next = |otherwise| parts.next().and_then(Result::ok).unwrap_or(otherwise);
         let (size, left) = (next(0) as usize, next(u64::MAX));
-        Self { size, left, delay: Duration::from_millis(next(0)) }
+        let delay = Duration::from_millis(next(0));
+        Self { size, left, held, delay, turn: next(u64::MAX).max(1) }
     }
 }

@@ -1,5 +1,6 @@
 //! One connection of the sink, without its socket: bytes in, bytes out.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -28,8 +29,10 @@ pub(crate) struct Session {
     channels: Vec<Channel>,
     /// Channels whose publishes of this read are to be confirmed.
     to_confirm: Vec<u16>,
-    /// Channels that have consumers.
-    consuming: Vec<u16>,
+    /// Channels that may have something to deliver, in turn. Each is listed once.
+    delivering: VecDeque<u16>,
+    /// What is offered; 0 is no limit.
+    channel_max: u16,
     not_before: Option<Instant>,
     over: bool,
     published: u64,
@@ -38,7 +41,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(totals: Arc<Totals>, line: Arc<Line>) -> Self {
+    pub(crate) fn new(totals: Arc<Totals>, line: Arc<Line>, channel_max: u16) -> Self {
         Self {
             totals,
             line,
@@ -48,7 +51,8 @@ impl Session {
             frame_max: wire::FRAME_MAX,
             channels: Vec::new(),
             to_confirm: Vec::new(),
-            consuming: Vec::new(),
+            delivering: VecDeque::new(),
+            channel_max,
             not_before: None,
             over: false,
             published: 0,
@@ -210,6 +214,7 @@ impl Session {
     fn settle(&mut self, number: u16, tag: u64, multiple: bool) -> Fallible {
         let settled = open(&mut self.channels, number)?.settle(tag, multiple)?;
         self.acked += u64::from(settled);
+        self.list(number);
         Ok(())
     }
 
@@ -222,7 +227,7 @@ impl Session {
         }
         match method {
             id::CONNECTION_START_OK => wire::method(&mut self.out, 0, id::CONNECTION_TUNE, |w| {
-                w.short(2047).long(wire::FRAME_MAX).short(HEARTBEAT);
+                w.short(self.channel_max).long(wire::FRAME_MAX).short(HEARTBEAT);
             }),
             id::CONNECTION_TUNE_OK => {
                 let _ = fields.short()?;
@@ -245,15 +250,17 @@ impl Session {
                 if self.channels.len() <= index {
                     self.channels.resize_with(index + 1, Channel::default);
                 }
-                self.channels[index] = Channel { open: true, ..Channel::default() };
+                let listed = self.channels[index].listed;
+                self.channels[index] = Channel { open: true, listed, ..Channel::default() };
                 wire::method(&mut self.out, number, id::CHANNEL_OPEN_OK, |w| {
                     w.long(0);
                 });
             }
             id::CHANNEL_CLOSE => {
-                *open(&mut self.channels, number)? = Channel::default();
+                let channel = open(&mut self.channels, number)?;
+                // Still on the list, perhaps: nothing comes of that.
+                *channel = Channel { listed: channel.listed, ..Channel::default() };
                 self.totals.echoes.forget_all(&self.line, Some(number));
-                self.consuming.retain(|&other| other != number);
                 self.ok(number, id::CHANNEL_CLOSE_OK);
             }
             id::CHANNEL_FLOW => {
@@ -284,7 +291,12 @@ impl Session {
             }
             id::BASIC_QOS => {
                 let _ = fields.long()?;
-                open(&mut self.channels, number)?.prefetch = fields.short()?.into();
+                let channel = open(&mut self.channels, number)?;
+                channel.prefetch = fields.short()?.into();
+                for consumer in &mut channel.consumers {
+                    consumer.held = false;
+                }
+                self.list(number);
                 self.ok(number, id::BASIC_QOS_OK);
             }
             id::BASIC_CONSUME => self.consume(number, fields)?,
@@ -293,9 +305,6 @@ impl Session {
                 self.totals.echoes.forget(&self.line, number, tag);
                 let channel = open(&mut self.channels, number)?;
                 channel.consumers.retain(|consumer| consumer.tag != tag);
-                if channel.consumers.is_empty() {
-                    self.consuming.retain(|&other| other != number);
-                }
                 wire::method(&mut self.out, number, id::BASIC_CANCEL_OK, |w| {
                     w.short_string(tag);
                 });
@@ -352,9 +361,7 @@ impl Session {
         let supply = Supply::of(queue);
         let consumer = Consumer::new(tag, no_ack, number, queue, &supply, self.frame_max);
         channel.consumers.push(consumer);
-        if !self.consuming.contains(&number) {
-            self.consuming.push(number);
-        }
+        self.list(number);
         if !supply.delay.is_zero() {
             self.not_before = Some(Instant::now() + supply.delay);
         }
@@ -366,12 +373,20 @@ impl Session {
         self.not_before.map(|at| at.saturating_duration_since(now))
     }
 
-    /// Whether [`deliver`](Self::deliver) would write anything.
+    /// The channel may have something to deliver.
+    fn list(&mut self, number: u16) {
+        if let Some(channel) = self.channels.get_mut(usize::from(number))
+            && !channel.listed
+            && channel.can_deliver()
+        {
+            channel.listed = true;
+            self.delivering.push_back(number);
+        }
+    }
+
+    /// Whether [`deliver`](Self::deliver) may write something.
     pub(crate) fn can_deliver(&self) -> bool {
-        self.not_before.is_none()
-            && self.consuming.iter().any(|&number| {
-                self.channels.get(usize::from(number)).is_some_and(Channel::can_deliver)
-            })
+        self.not_before.is_none() && !self.delivering.is_empty()
     }
 
     /// Encodes deliveries until `batch` bytes are waiting, or none may be sent.
@@ -383,18 +398,15 @@ impl Session {
             self.not_before = None;
         }
         let mut delivered = 0;
-        for &number in &self.consuming {
+        while self.out.len() < batch
+            && let Some(number) = self.delivering.pop_front()
+        {
             let Some(channel) = self.channels.get_mut(usize::from(number)) else { continue };
-            if self.out.len() >= batch {
-                break;
-            }
+            channel.listed = false;
             delivered += channel.deliver(&mut self.out, batch);
+            self.list(number);
         }
-        if delivered > 0 {
-            // Another channel begins the next batch.
-            self.consuming.rotate_left(1);
-            self.delivered += delivered;
-            self.totals.delivered.fetch_add(delivered, Ordering::Relaxed);
-        }
+        self.delivered += delivered;
+        self.totals.delivered.fetch_add(delivered, Ordering::Relaxed);
     }
 }

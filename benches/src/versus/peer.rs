@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use crate::modes::Task;
 use crate::raw::{Raw, Target};
+use crate::sink::CHANNEL_MAX;
 use crate::{Fallible, machine};
 
 /// Starts and ends a private RabbitMQ: the tests' own way.
@@ -41,8 +42,19 @@ pub(crate) struct Sink {
 
 impl Sink {
     pub(crate) fn start(program: &Path, core: Option<usize>, spin: u64) -> Fallible<Self> {
+        Self::start_with(program, core, spin, CHANNEL_MAX)
+    }
+
+    /// One that offers so many channels a connection.
+    pub(crate) fn start_with(
+        program: &Path,
+        core: Option<usize>,
+        spin: u64,
+        channel_max: u16,
+    ) -> Fallible<Self> {
         let mut command = Command::new(program);
         command.args(["sink", "--spin", &spin.to_string()]).stdout(Stdio::piped());
+        command.args(["--channel-max", &channel_max.to_string()]);
         if let Some(core) = core {
             command.args(["--core", &core.to_string()]);
         }

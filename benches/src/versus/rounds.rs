@@ -58,7 +58,8 @@ pub(super) fn play(
                 continue;
             }
             eprint!("\rround {}, {}/{steps}: {:60}", round + 1, step + 1, row.label());
-            match outcome(command(row, counting, effort, programs, peer)) {
+            let said = said(command(row, counting, effort, programs, peer), DEADLINE);
+            match said.and_then(|said| said.parse::<Outcome>()) {
                 Ok(outcome) if counting => row.counts.push(outcome),
                 Ok(outcome) => row.outcomes.push(outcome),
                 Err(failure) => row.failures.push(failure.to_string()),
@@ -101,7 +102,7 @@ fn command(row: &Row, counting: bool, effort: Effort, programs: &Programs, peer:
 
 /// Builds the binary that counts, beside this one: everything but the last step is built
 /// already. Without cargo (the program was copied elsewhere) there is no such column.
-pub(super) fn counted_program(program: &Path) -> Option<PathBuf> {
+pub(crate) fn counted_program(program: &Path) -> Option<PathBuf> {
     let path = program.with_file_name("lavinmq-benches-counted");
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut build = Command::new(cargo);
@@ -117,8 +118,8 @@ pub(super) fn counted_program(program: &Path) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// Runs one contestant's process to its end, or ends it at the deadline.
-fn outcome(mut command: Command) -> Fallible<Outcome> {
+/// Runs one measuring process to its end, or ends it at the deadline: what it says.
+pub(crate) fn said(mut command: Command, deadline: Duration) -> Fallible<String> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let output = child.stdout.take().ok_or("no output")?;
     let errors = child.stderr.take().ok_or("no errors")?;
@@ -126,7 +127,7 @@ fn outcome(mut command: Command) -> Fallible<Outcome> {
     let (done, is_done) = mpsc::channel::<()>();
     let watched = Arc::clone(&child);
     let watchdog = std::thread::spawn(move || {
-        let late = is_done.recv_timeout(DEADLINE).is_err();
+        let late = is_done.recv_timeout(deadline).is_err();
         if late {
             let mut child = watched.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = child.kill();
@@ -143,12 +144,12 @@ fn outcome(mut command: Command) -> Fallible<Outcome> {
     let status = child.lock().unwrap_or_else(PoisonError::into_inner).wait()?;
     read?;
     if late {
-        return Err(format!("hung for {} s", DEADLINE.as_secs()).into());
+        return Err(format!("hung for {} s", deadline.as_secs()).into());
     }
     if !status.success() {
         return Err(complaint.lines().last().unwrap_or("failed without a word").into());
     }
-    said.parse()
+    Ok(said)
 }
 
 #[cfg(test)]

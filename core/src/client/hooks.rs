@@ -23,6 +23,17 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
+    /// Whether there is none.
+    pub(crate) const fn are_unset(&self) -> bool {
+        let Self { state, confirm, nack, returned, error, dropped } = self;
+        state.is_none()
+            && confirm.is_none()
+            && nack.is_none()
+            && returned.is_none()
+            && error.is_none()
+            && dropped.is_none()
+    }
+
     /// Calls the hook for this outcome. `Err` names the hook if it panicked.
     pub(crate) fn settled(&self, settled: &Settled) -> Result<(), &'static str> {
         let (hook, name) = match &settled.verdict {

@@ -129,6 +129,11 @@ impl ProducerShared {
         self.handles.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether a handle is left. Once there is none, there will never be one.
+    pub(crate) fn is_held(&self) -> bool {
+        self.handles.load(Ordering::Acquire) > 0
+    }
+
     /// With the last one, the driver is asked to close the producer once all is sent.
     pub(super) fn remove_handle(&self) {
         if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {

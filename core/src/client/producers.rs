@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_types, reason = "whoever waits for a producer is woken by the driver")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, btree_map},
     sync::Arc,
     task::Waker,
 };
@@ -15,6 +15,7 @@ use crate::{
     session::{Report, Session},
     stats::ProducerStats,
     time::Time,
+    timers::Timers,
 };
 
 /// Messages taken from one producer at one visit, so that the others have their turn.
@@ -24,16 +25,17 @@ const PER_VISIT: usize = 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Producers {
     open: BTreeMap<ProducerId, Entry>,
-    /// Closed, and still held by somebody, whose publishes are refused and counted.
-    closed: Vec<Arc<ProducerShared>>,
+    /// For all that have no hooks of their own.
+    no_hooks: Arc<Hooks>,
+    /// Closed, and still held by somebody, whose publishes are refused and counted. The last handle
+    /// that goes asks for the close once more.
+    closed: BTreeMap<ProducerId, Arc<ProducerShared>>,
     /// The admission's half of the accounts of those that nobody holds any more.
     past: ProducerStats,
-    /// Those that are being closed.
-    closing: BTreeSet<ProducerId>,
     /// When to visit a producer because somebody has waited for too long there.
-    expiries: BTreeMap<ProducerId, Time>,
+    expiries: Timers<ProducerId>,
     /// When to give up a producer that is being closed.
-    deadlines: BTreeMap<ProducerId, Time>,
+    deadlines: Timers<ProducerId>,
     /// Whom to wake once no lock is held.
     wakers: Vec<Waker>,
 }
@@ -43,8 +45,8 @@ struct Entry {
     shared: Arc<ProducerShared>,
     hooks: Arc<Hooks>,
     closing: Option<Closing>,
-    /// The session's half of its account, while it may be closed any moment.
-    last: Option<ProducerStats>,
+    /// It has more than one visit takes, and the driver comes back by itself.
+    again: bool,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,8 @@ pub(crate) struct Closed {
 
 impl Producers {
     pub(crate) fn insert(&mut self, shared: Arc<ProducerShared>, hooks: Hooks) {
-        let entry = Entry { shared, hooks: Arc::new(hooks), closing: None, last: None };
+        let hooks = if hooks.are_unset() { Arc::clone(&self.no_hooks) } else { Arc::new(hooks) };
+        let entry = Entry { shared, hooks, closing: None, again: false };
         self.open.insert(entry.shared.id(), entry);
     }
 
@@ -77,28 +80,38 @@ impl Producers {
         self.open.get(&producer).map(|entry| &entry.hooks)
     }
 
+    /// The driver comes back to these, as it was told to: they can be told again.
+    pub(crate) fn come_back(&mut self, producers: &[ProducerId]) {
+        for producer in producers {
+            if let Some(entry) = self.open.get_mut(producer) {
+                entry.again = false;
+            }
+        }
+    }
+
     /// Takes what was handed over, and sees to those who have waited for too long. Returns whether
-    /// it has more.
+    /// the driver must come back by itself, since it has more: once, until it comes.
     pub(crate) fn visit(&mut self, producer: ProducerId, session: &mut Session, now: Time) -> bool {
-        let Some(Entry { shared, .. }) = self.open.get(&producer) else { return false };
+        let Some(Entry { shared, again, .. }) = self.open.get_mut(&producer) else { return false };
         shared.take_evicted(|accepted| session.accept_evicted(producer, accepted, now));
         let more = shared.take(PER_VISIT, |accepted| session.accept(producer, accepted, now));
         self.wakers.append(&mut shared.expire(now));
         match shared.next_deadline() {
-            Some(at) => self.expiries.insert(producer, at),
-            None => self.expiries.remove(&producer),
-        };
-        more
+            Some(at) => self.expiries.arm(producer, at),
+            None => self.expiries.cancel(producer),
+        }
+        more && !std::mem::replace(again, true)
     }
 
     /// Those whose waiting publishers have a deadline that has come.
-    pub(crate) fn expired(&self, now: Time, into: &mut Vec<ProducerId>) {
-        into.extend(self.expiries.iter().filter(|&(_, &at)| at <= now).map(|(&id, _)| id));
+    pub(crate) fn expired(&mut self, now: Time, into: &mut Vec<ProducerId>) {
+        into.extend(std::iter::from_fn(|| self.expiries.pop_due(now)));
     }
 
     /// The earliest deadline of any.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.expiries.values().chain(self.deadlines.values()).min().copied()
+        let (expiry, deadline) = (self.expiries.next(), self.deadlines.next());
+        expiry.into_iter().chain(deadline).map(|(at, _)| at).min()
     }
 
     /// Closes one: what was accepted is given to the session, and nothing more will be. Returns the
@@ -111,14 +124,16 @@ impl Producers {
         session: &mut Session,
         now: Time,
     ) -> Option<oneshot::Sender<Report>> {
-        let Some(entry) = self.open.get_mut(&producer) else { return reply };
+        let Some(entry) = self.open.get_mut(&producer) else {
+            self.forget_closed(producer);
+            return reply;
+        };
         if entry.closing.is_none() {
             self.wakers.append(&mut take_rest(&entry.shared, session, now));
             let stats = session.producer_stats(producer).unwrap_or_default();
             let before = (stats.dropped(), stats.unknown);
             entry.closing = Some(Closing { before, timed_out: false, replies: Vec::new() });
             session.close_producer(producer, false, now);
-            self.closing.insert(producer);
         }
         if let Some(closing) = &mut entry.closing {
             // Some no longer wait, perhaps.
@@ -126,28 +141,20 @@ impl Producers {
             closing.replies.extend(reply);
         }
         if let Some(deadline) = deadline {
-            let at = self.deadlines.entry(producer).or_insert(deadline);
-            *at = deadline.min(*at);
+            let at = self.deadlines.get(producer).map_or(deadline, |at| at.min(deadline));
+            self.deadlines.arm(producer, at);
         }
         None
     }
 
     /// Gives up those that are being closed and whose deadline has come.
     pub(crate) fn give_up(&mut self, session: &mut Session, now: Time) {
-        if self.deadlines.is_empty() {
-            return;
-        }
-        let open = &mut self.open;
-        self.deadlines.retain(|&producer, &mut at| {
-            if at > now {
-                return true;
-            }
-            if let Some(Entry { closing: Some(closing), .. }) = open.get_mut(&producer) {
+        while let Some(producer) = self.deadlines.pop_due(now) {
+            if let Some(Entry { closing: Some(closing), .. }) = self.open.get_mut(&producer) {
                 closing.timed_out = true;
                 session.close_producer(producer, true, now);
             }
-            false
-        });
+        }
     }
 
     /// Ends admission everywhere, and gives the session all that was accepted.
@@ -162,39 +169,19 @@ impl Producers {
         into.append(&mut self.wakers);
     }
 
-    /// Notes the accounts of those that may be closed by now (or of all), before the session forgets
-    /// them.
-    pub(crate) fn note_closing(&mut self, session: &Session, all: bool) {
-        if all {
-            for (&producer, entry) in &mut self.open {
-                entry.last = session.producer_stats(producer).or(entry.last);
-            }
-            return;
-        }
-        for producer in &self.closing {
-            if let Some(entry) = self.open.get_mut(producer) {
-                entry.last = session.producer_stats(*producer).or(entry.last);
-            }
-        }
-    }
-
-    /// The session has closed it, and forgotten it.
-    pub(crate) fn closed(&mut self, producer: ProducerId) -> Option<Closed> {
-        let Entry { shared, closing, last, .. } = self.open.remove(&producer)?;
-        let stats = last.unwrap_or_default();
+    /// The session has closed it, with this account, and forgotten it.
+    pub(crate) fn closed(
+        &mut self,
+        producer: ProducerId,
+        account: Option<ProducerStats>,
+    ) -> Option<Closed> {
+        let Entry { shared, closing, .. } = self.open.remove(&producer)?;
+        let stats = account.unwrap_or_default();
         shared.publish_stats(stats);
-        self.closing.remove(&producer);
-        self.expiries.remove(&producer);
-        self.deadlines.remove(&producer);
-        let past = &mut self.past;
-        self.closed.retain(|shared| {
-            let held = Arc::strong_count(shared) > 1;
-            if !held {
-                past.add(&shared.snapshot(ProducerStats::default()));
-            }
-            held
-        });
-        self.closed.push(Arc::clone(&shared));
+        self.expiries.cancel(producer);
+        self.deadlines.cancel(producer);
+        self.closed.insert(producer, Arc::clone(&shared));
+        self.forget_closed(producer);
         let (report, replies) = match closing {
             Some(closing) => {
                 let report = Report {
@@ -210,6 +197,15 @@ impl Producers {
         Some(Closed { shared, report, replies })
     }
 
+    /// One that is closed and that nobody holds any more counts in the sum only.
+    fn forget_closed(&mut self, producer: ProducerId) {
+        if let btree_map::Entry::Occupied(entry) = self.closed.entry(producer)
+            && !entry.get().is_held()
+        {
+            self.past.add(&entry.remove().snapshot(ProducerStats::default()));
+        }
+    }
+
     /// All that are open.
     pub(crate) fn open(&self) -> impl Iterator<Item = &Arc<ProducerShared>> {
         self.open.values().map(|entry| &entry.shared)
@@ -218,7 +214,7 @@ impl Producers {
     /// Adds the admission's half to the session's sum of all producers.
     pub(crate) fn complete(&self, mut sum: ProducerStats) -> ProducerStats {
         sum.add(&self.past);
-        for shared in self.open.values().map(|entry| &entry.shared).chain(&self.closed) {
+        for shared in self.open.values().map(|entry| &entry.shared).chain(self.closed.values()) {
             sum.add(&shared.snapshot(ProducerStats::default()));
         }
         sum.offered = sum.offered_terms();

@@ -1,5 +1,7 @@
 //! The channels of one connection: their numbers, who owns them, and what each waits for.
 
+use std::collections::BTreeSet;
+
 use crate::{event::Return, ids::ConsumerId, wire::Deliver};
 
 /// Who a channel works for.
@@ -87,7 +89,11 @@ pub(crate) struct Channel {
 pub(crate) struct Channels {
     /// Index 0 is channel 1.
     slots: Vec<Option<Channel>>,
+    /// Those of the slots that are free.
+    free: BTreeSet<u16>,
     used: usize,
+    /// Used, and nobody's any more.
+    disowned: usize,
     /// The longest body that has arrived, of those over [`TRUSTED_FROM`].
     longest: usize,
     /// The channel whose body has memory for all that was announced of it.
@@ -101,17 +107,31 @@ impl Channels {
     /// Takes the lowest free number, at most `max` (s47).
     pub(crate) fn open(&mut self, owner: Owner, max: u16) -> Option<u16> {
         let channel = Channel { owner, expect: Some(Expect::OpenOk), content: Content::None };
-        let index = match self.slots.iter().position(Option::is_none) {
-            Some(index) => index,
+        let number = match self.free.pop_first() {
+            Some(number) => number,
             None if self.slots.len() < usize::from(max) => {
                 self.slots.push(None);
-                self.slots.len() - 1
+                u16::try_from(self.slots.len()).ok()?
             }
             None => return None,
         };
-        *self.slots.get_mut(index)? = Some(channel);
+        *self.slots.get_mut(usize::from(number).checked_sub(1)?)? = Some(channel);
         self.used += 1;
-        u16::try_from(index + 1).ok()
+        Some(number)
+    }
+
+    /// The channel is nobody's any more, and what was arriving on it is discarded.
+    pub(crate) fn disown(&mut self, number: u16) {
+        if let Some(channel) = self.get_mut(number) {
+            let owner = std::mem::replace(&mut channel.owner, Owner::Nobody);
+            channel.content = Content::None;
+            self.disowned += usize::from(owner != Owner::Nobody);
+        }
+    }
+
+    /// How many are nobody's, and not free yet.
+    pub(crate) const fn disowned(&self) -> usize {
+        self.disowned
     }
 
     #[inline]
@@ -125,7 +145,9 @@ impl Channels {
 
     pub(crate) fn remove(&mut self, number: u16) -> Option<Channel> {
         let channel = self.slots.get_mut(usize::from(number).checked_sub(1)?)?.take()?;
+        self.free.insert(number);
         self.used -= 1;
+        self.disowned -= usize::from(channel.owner == Owner::Nobody);
         Some(channel)
     }
 
@@ -166,14 +188,6 @@ impl Channels {
         }
     }
 
-    /// The numbers in use.
-    pub(crate) fn numbers(&self) -> Vec<u16> {
-        (1..=u16::MAX)
-            .zip(&self.slots)
-            .filter_map(|(number, slot)| slot.as_ref().map(|_| number))
-            .collect()
-    }
-
     pub(crate) const fn used(&self) -> usize {
         self.used
     }
@@ -198,5 +212,13 @@ mod tests {
         assert_eq!(channels.open(Owner::Control, 3), Some(2));
         assert_eq!(channels.used(), 3);
         assert!(channels.get(0).is_none() && channels.get(4).is_none());
+        channels.disown(1);
+        channels.disown(1);
+        channels.disown(3);
+        assert_eq!(channels.disowned(), 2);
+        assert!(channels.remove(3).is_some() && channels.remove(1).is_some());
+        assert_eq!((channels.used(), channels.disowned()), (1, 0));
+        // The lowest first, whichever was free first.
+        assert_eq!(channels.open(Owner::Control, 3), Some(1));
     }
 }

@@ -97,8 +97,6 @@ impl Effects {
             changed = true;
             self.event(event, core, client, requests, now);
         }
-        let all = requests.is_shutting_down() || core.session.is_closed();
-        core.producers.note_closing(&core.session, all);
         while let Some(update) = core.session.poll_producer() {
             changed = true;
             self.touch(update.producer);
@@ -106,7 +104,8 @@ impl Effects {
             let mut early = Vec::new();
             core.session.take_settled_early(update.producer, &mut early);
             if update.closed {
-                self.closed.extend(core.producers.closed(update.producer));
+                let account = core.session.closed_producer_stats(update.producer);
+                self.closed.extend(core.producers.closed(update.producer, account));
             }
             self.updates.push(Update { producer, update, early });
         }

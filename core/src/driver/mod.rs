@@ -234,6 +234,7 @@ fn visit_producers(
     now: Time,
 ) -> bool {
     let mut visits = std::mem::take(again);
+    core.producers.come_back(&visits);
     core.producers.expired(now, &mut visits);
     while visits.len() < VISITS
         && let Some(producer) = link.pop_ready()
@@ -241,7 +242,7 @@ fn visit_producers(
         visits.push(producer);
     }
     for &producer in &visits {
-        if core.producers.visit(producer, &mut core.session, now) && !again.contains(&producer) {
+        if core.producers.visit(producer, &mut core.session, now) {
             again.push(producer);
         }
         effects.touch(producer);

@@ -23,6 +23,7 @@ use crate::{
     ids::{ConsumerId, RequestId},
     session::DeclaredQueue,
     time::Time,
+    timers::Timers,
 };
 
 /// Requests whose answers are still to come.
@@ -33,7 +34,7 @@ pub(super) struct Requests {
     /// Queues that the broker named, and may name anew.
     queues: BTreeMap<RequestId, Weak<QueueState>>,
     /// The timers of `next_batch`, one per consumer at most.
-    lingers: BTreeMap<ConsumerId, Time>,
+    lingers: Timers<ConsumerId>,
     shutting_down: bool,
     runs: Vec<SettleRun>,
 }
@@ -57,9 +58,15 @@ impl Requests {
         now: Time,
     ) -> bool {
         let mut changed = false;
+        let mut forget = false;
         while let Some(control) = client.link.pop_control() {
             changed = true;
+            // Once for all who gave up.
+            forget |= matches!(control, Control::Forget);
             self.request(control, core, client, effects, now);
+        }
+        if forget {
+            self.forget(core, now);
         }
         if client.link.is_abandoned() && !self.shutting_down {
             changed = true;
@@ -142,7 +149,8 @@ impl Requests {
                     Err(error) => effects.answer(reply, Err(error)),
                 }
             }
-            Control::Forget => self.forget(core, now),
+            // Done when all are taken.
+            Control::Forget => {}
             Control::Shutdown { deadline } => self.shut_down(deadline, core, now),
         }
     }
@@ -188,26 +196,19 @@ impl Requests {
             core.session.handle_consumed(consumer, consumed, now);
         }
         if let Some(after) = linger {
-            self.lingers.insert(consumer, now + after);
+            self.lingers.arm(consumer, now + after);
         }
     }
 
     /// The timers of `next_batch` that are over.
     pub(super) fn expire(&mut self, core: &Core, effects: &mut Effects, now: Time) {
-        if self.lingers.is_empty() {
-            return;
+        while let Some(consumer) = self.lingers.pop_due(now) {
+            effects.wake(core.consumers.get(&consumer).and_then(|consumer| consumer.linger_over()));
         }
-        self.lingers.retain(|consumer, &mut at| {
-            if at > now {
-                return true;
-            }
-            effects.wake(core.consumers.get(consumer).and_then(|consumer| consumer.linger_over()));
-            false
-        });
     }
 
     pub(super) fn next_linger(&self) -> Option<Time> {
-        self.lingers.values().min().copied()
+        self.lingers.next().map(|(at, _)| at)
     }
 
     pub(super) fn declared(
@@ -262,6 +263,6 @@ impl Requests {
 
     pub(super) fn consumer_ended(&mut self, consumer: ConsumerId) {
         self.consumers.remove(&consumer);
-        self.lingers.remove(&consumer);
+        self.lingers.cancel(consumer);
     }
 }

@@ -2,7 +2,7 @@
 //! openings.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -49,7 +49,7 @@ pub(crate) struct Lane {
     pub(crate) mode: PublishMode,
     pub(crate) state: LaneState,
     pub(crate) channel: Option<u16>,
-    pub(crate) members: Vec<ProducerId>,
+    pub(crate) members: BTreeSet<ProducerId>,
     /// Whether a single producer owns it.
     pub(crate) own: bool,
     /// Members that have something to send, in turn.
@@ -94,7 +94,7 @@ impl Lane {
             mode,
             state: LaneState::Closed,
             channel: None,
-            members: Vec::new(),
+            members: BTreeSet::new(),
             own,
             ready: VecDeque::new(),
             paused: false,
@@ -315,6 +315,13 @@ impl Lane {
         )
     }
 
+    /// Gives memory back, if nothing is outstanding.
+    pub(crate) fn shrink(&mut self) {
+        if self.tags.is_empty() {
+            self.tags = VecDeque::new();
+        }
+    }
+
     /// The channel is gone: its tags mean nothing any more.
     pub(crate) fn forget_channel(&mut self) {
         self.channel = None;
@@ -323,7 +330,7 @@ impl Lane {
         self.owed_flow_ok = None;
         self.partial = None;
         self.stragglers.clear();
-        self.tags.clear();
+        self.tags = VecDeque::new();
         self.marks.clear();
         self.base = 1;
         self.outstanding = 0;

@@ -38,6 +38,9 @@ pub(crate) struct Ring {
 /// A window of so many slots is never sparse enough to be tidied up.
 const SMALL_WINDOW: usize = 1024;
 
+/// Memory for so many messages is kept by a producer at rest.
+const FEW: usize = 4;
+
 /// A message in the window.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
@@ -46,7 +49,7 @@ pub(crate) struct Sent {
     pub(crate) message: Message,
     /// Copies that were possibly written whole and are not on the current channel.
     pub(crate) attempts: u32,
-    /// Bytes of its latest encoding, all frames.
+    /// Bytes of its latest encoding, up to where it was interrupted if its body is long.
     pub(crate) encoded: u32,
     settled: bool,
 }
@@ -77,6 +80,19 @@ impl Ring {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.in_flight == 0
+    }
+
+    /// Whether more memory is kept than a few messages need.
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.queue.capacity().max(self.window.capacity()) > FEW
+    }
+
+    /// Gives memory back, if it holds nothing. Places go on.
+    pub(crate) fn shrink(&mut self) {
+        if self.is_empty() && self.window.is_empty() {
+            self.queue = VecDeque::new();
+            self.window = VecDeque::new();
+        }
     }
 
     /// Takes the oldest message that was never encoded.
@@ -158,13 +174,6 @@ impl Ring {
         match self.index(place) {
             Some(index) => self.window.get(index).filter(|sent| !sent.settled),
             None => self.stragglers.get(&place),
-        }
-    }
-
-    pub(crate) fn get_mut(&mut self, place: u64) -> Option<&mut Sent> {
-        match self.index(place) {
-            Some(index) => self.window.get_mut(index).filter(|sent| !sent.settled),
-            None => self.stragglers.get_mut(&place),
         }
     }
 

@@ -6,7 +6,7 @@ use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, queue};
 
 use super::{PUBLISH, Session, timer::Timer};
 use crate::{
-    connection::channel::{Channel, Content, Expect, Owner},
+    connection::channel::{Channel, Expect, Owner},
     error::{Loss, ProtocolError},
     publish::lane::LaneState,
 };
@@ -74,11 +74,8 @@ impl Session {
 
     /// Late frames of the channel are discarded from now on (s16).
     pub(super) fn disown(&mut self, c: usize, number: u16) {
-        if let Some(channel) =
-            self.connections.get_mut(c).and_then(|connection| connection.channels.get_mut(number))
-        {
-            channel.owner = Owner::Nobody;
-            channel.content = Content::None;
+        if let Some(connection) = self.connections.get_mut(c) {
+            connection.channels.disown(number);
         }
     }
 
@@ -230,7 +227,7 @@ impl Session {
         if c == self.consuming() {
             self.pump_control();
         }
-        self.subscribe_waiting();
+        self.subscribe_starved(c);
         self.advance_closing();
     }
 

@@ -55,9 +55,7 @@ impl Session {
         if self.closing.is_none() || self.closed {
             return;
         }
-        let drained =
-            self.producers.iter().all(|(_, p)| p.closed) && self.consumers.numbers().is_empty();
-        if !drained {
+        if self.not_closed > 0 || !self.consumers.is_empty() {
             return;
         }
         for c in 0..self.connections.len() {

@@ -144,10 +144,10 @@ impl Session {
             self.control_lost();
         }
         self.consumers_lost(c);
-        let Some(connection) = self.connections.get_mut(c) else { return };
-        for number in connection.channels.numbers() {
-            self.timers.cancel(Timer::Rpc(c, number));
+        for reply in self.timers.armed(Timer::Rpc(c, 0)..=Timer::Rpc(c, u16::MAX)) {
+            self.timers.cancel(reply);
         }
+        let Some(connection) = self.connections.get_mut(c) else { return };
         connection.forget_transport();
         connection.loss = Some(loss.clone());
         if stood {
@@ -382,11 +382,9 @@ impl Session {
 
     /// The broker reads and answers again: replies and confirms get their whole time from now on.
     pub(super) fn restart_deadlines(&mut self, c: usize) {
-        let Some(connection) = self.connections.get(c) else { return };
-        for number in connection.channels.numbers() {
-            if self.timers.get(Timer::Rpc(c, number)).is_some() {
-                self.await_reply(c, number);
-            }
+        let at = self.now + self.config.deadlines.rpc;
+        for reply in self.timers.armed(Timer::Rpc(c, 0)..=Timer::Rpc(c, u16::MAX)) {
+            self.timers.arm(reply, at);
         }
         if c == PUBLISH {
             for lane in &mut self.lanes {
@@ -410,6 +408,7 @@ impl Session {
         for connection in &mut self.connections {
             connection.give_memory_back(self.now);
         }
+        self.give_memory_back();
     }
 
     fn fire(&mut self, timer: Timer) {

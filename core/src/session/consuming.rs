@@ -50,6 +50,7 @@ impl Session {
             return Err(ConsumeError::Option { key: "prefetch", expected: "at least 1" });
         }
         let c = self.connection_for(&config);
+        let queue = config.queue.clone();
         let Some(number) = self.consumers.insert(Consumer::new(config)) else {
             return Err(ConsumeError::Option {
                 key: "consumers",
@@ -57,6 +58,7 @@ impl Session {
             });
         };
         let id = ConsumerId(number);
+        self.dependents.add_consumer(&queue, id);
         self.timers.arm(Timer::Opening(id), self.now + self.config.deadlines.request);
         self.want_connection(c);
         self.subscribe(id);
@@ -75,10 +77,24 @@ impl Session {
         apart.unwrap_or_else(|| self.consuming())
     }
 
-    /// Subscribes whoever waits: a connection, a queue or a channel is there.
+    /// Subscribes whoever waits: a connection is there.
     pub(super) fn subscribe_waiting(&mut self) {
         for number in self.consumers.numbers() {
             self.subscribe(ConsumerId(number));
+        }
+    }
+
+    /// A channel is free: it goes to whoever waits for one.
+    pub(super) fn subscribe_starved(&mut self, c: usize) {
+        while let Some(&next) = self.starved.range((c, ConsumerId(0))..).next()
+            && next.0 == c
+        {
+            self.starved.remove(&next);
+            self.subscribe(next.1);
+            if self.starved.contains(&next) {
+                // There was none left.
+                return;
+            }
         }
     }
 
@@ -104,6 +120,7 @@ impl Session {
             let limit = connection.tuned.channel_max;
             if connection.is_closing_channels() {
                 // One that is being closed makes room.
+                self.starved.insert((c, id));
                 return;
             }
             self.refuse_or_retry(id, |_| ConsumeError::ChannelsExhausted { limit });
@@ -364,7 +381,16 @@ impl Session {
         ] {
             self.timers.cancel(timer);
         }
+        for c in 0..self.connections.len() {
+            self.starved.remove(&(c, id));
+        }
         if let Some(consumer) = self.consumers.remove(id.0) {
+            self.dependents.remove_consumer(&consumer.config.queue, id);
+            if consumer.dirty {
+                for settling in &mut self.settling {
+                    settling.retain(|&other| other != id);
+                }
+            }
             let mut account = consumer.snapshot();
             // Encoded and not written when it ended: the broker may or may not have them.
             let unsettled = account.settling + account.in_hand;
@@ -378,9 +404,6 @@ impl Session {
             if consumer.was_active {
                 self.forget_auto_delete(&consumer.config.queue);
             }
-        }
-        for settling in &mut self.settling {
-            settling.retain(|&other| other != id);
         }
         self.filling.retain(|&(other, _)| other != id);
     }

@@ -59,7 +59,7 @@ impl Session {
         self.next_request = self.next_request.wrapping_add(1);
         self.requests.insert(request, config.name.clone());
         self.timers.arm(Timer::Request(request), self.now + self.config.deadlines.request);
-        self.topology.todo.push_back(Declaration::new(config, Why::Request(request)));
+        self.topology.ask(config, request);
         self.pump_control();
         Ok(request)
     }
@@ -148,39 +148,34 @@ impl Session {
 
     /// A recorded queue stands again, under this name: whoever waited for it goes on.
     fn stands(&mut self, recorded: &Arc<str>, name: &Arc<str>) {
-        let Some(queue) = self.topology.find_mut(recorded) else { return };
-        queue.standing = true;
+        let Some(requests) = self.topology.stood_up(recorded, name) else { return };
         if recorded != name {
-            queue.name = name.clone();
-            let requests = queue.requests.clone();
             self.event(Event::QueueRenamed { from: recorded.clone(), to: name.clone() });
             for request in requests {
                 self.events.push_back(SessionEvent::QueueRenamed { request, name: name.clone() });
             }
             self.rename(recorded, name);
         }
-        self.refresh_gates();
-        self.subscribe_waiting();
+        self.refresh_gates_of(name);
+        for consumer in self.dependents.consumers(name) {
+            self.subscribe(consumer);
+        }
     }
 
     /// Consumers and producers follow a queue to its new name (s38).
     fn rename(&mut self, from: &str, to: &Arc<str>) {
-        for number in self.consumers.numbers() {
-            if let Some(consumer) = self.consumers.get_mut(number)
-                && *consumer.config.queue == *from
-            {
+        for consumer in self.dependents.consumers(from) {
+            if let Some(consumer) = self.consumers.get_mut(consumer.0) {
                 consumer.config.queue = to.clone();
             }
         }
         let message_ids = self.config.message_ids;
-        for number in self.producers.numbers() {
-            if let Some(p) = self.producers.get_mut(number)
-                && p.config.exchange.is_empty()
-                && *p.config.routing_key == *from
-            {
+        for producer in self.dependents.producers(from) {
+            if let Some(p) = self.producers.get_mut(producer.0) {
                 p.rename(to.clone(), message_ids);
             }
         }
+        self.dependents.rename(from, to);
     }
 
     /// The control channel was closed by the broker: the declaration on it failed.
@@ -206,17 +201,16 @@ impl Session {
             }
             // It has not survived: declare it anew.
             Why::LookUp(recorded) if code == NOT_FOUND => {
-                if let Some(queue) = self.topology.find_mut(&recorded) {
+                if let Some(queue) = self.topology.find(&recorded) {
                     declaration.config = queue.config.clone();
                     declaration.why = Why::Replay(recorded);
-                    self.topology.todo.push_front(declaration);
+                    self.topology.again_at_once(declaration);
                 }
             }
             Why::Replay(_) if code == RESOURCE_LOCKED && declaration.locked < LOCKED_ATTEMPTS => {
                 let wait = LOCKED_WAIT * (1 << declaration.locked);
                 declaration.locked += 1;
-                declaration.not_before = self.now + wait;
-                self.topology.todo.push_back(declaration);
+                self.topology.again_at(self.now + wait, declaration);
             }
             Why::Replay(recorded) | Why::LookUp(recorded) => {
                 self.event(Event::RedeclareFailed {
@@ -239,7 +233,7 @@ impl Session {
             && let Why::Request(request) = declaration.why
             && self.requests.contains_key(&request)
         {
-            self.topology.todo.push_front(declaration);
+            self.topology.again_at_once(declaration);
         }
         self.topology.replay();
         self.refresh_gates();
@@ -260,21 +254,21 @@ impl Session {
     /// A consumer of this queue ended. An auto-delete queue goes with its last one, and is not
     /// declared again (s40).
     pub(super) fn forget_auto_delete(&mut self, name: &str) {
-        if !self.consumers.iter().any(|(_, consumer)| *consumer.config.queue == *name) {
-            self.topology.forget_auto_delete(name);
-            self.refresh_gates();
+        if !self.dependents.has_consumers(name) && self.topology.forget_auto_delete(name) {
+            self.refresh_gates_of(name);
         }
     }
 
     /// A recorded queue has vanished: it is declared again before it is consumed again (s32).
     pub(super) fn redeclare(&mut self, name: &str) {
-        let Some(queue) = self.topology.find_mut(name).filter(|queue| queue.standing) else {
+        let stood = self.topology.is_standing();
+        if !self.topology.redeclare(name) {
             return;
-        };
-        queue.standing = false;
-        let (config, why) = (queue.config.clone(), Why::Replay(queue.name.clone()));
-        self.topology.todo.push_back(Declaration::new(config, why));
-        self.refresh_gates();
+        }
+        self.refresh_gates_of(name);
+        if stood {
+            self.refresh_gates_on_all();
+        }
         self.pump_control();
     }
 }

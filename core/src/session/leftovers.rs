@@ -19,6 +19,8 @@ impl Session {
             ("lanes with a channel", lanes().filter(|lane| lane.channel.is_some()).count()),
             ("tags", lanes().map(|lane| lane.outstanding()).sum()),
             ("consumers", self.consumers.iter().count()),
+            ("starved consumers", self.starved.len()),
+            ("dependents", self.dependents.len()),
             ("batches", self.batches.len() + self.filling.len()),
             ("settling consumers", self.settling.iter().map(|queue| queue.len()).sum()),
             ("declarations", self.requests.len() + usize::from(self.declaring.is_some())),

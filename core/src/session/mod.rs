@@ -8,6 +8,7 @@ mod confirming;
 mod connecting;
 mod consuming;
 mod declaring;
+mod dependents;
 mod explain;
 mod inbound;
 mod lanes;
@@ -23,7 +24,7 @@ mod settling;
 mod timer;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io::IoSlice,
     sync::Arc,
 };
@@ -32,6 +33,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 pub use api::{Action, DeclaredQueue, Flow, ProducerUpdate, Report, SessionEvent};
 use appended::Appended;
+use dependents::Dependents;
 use timer::Timer;
 
 use crate::{
@@ -98,6 +100,8 @@ pub struct Session {
     timers: Timers<Timer>,
 
     producers: Arena<Producer>,
+    /// Producers that are not closed.
+    not_closed: usize,
     lanes: Vec<Lane>,
     /// Lanes with something to send, in turn.
     active: VecDeque<usize>,
@@ -106,7 +110,12 @@ pub struct Session {
     /// Producers to report by `poll_producer`.
     dirty: VecDeque<ProducerId>,
 
+    /// Producers whose memory may be given back, since when.
+    resting: VecDeque<(Time, ProducerId)>,
+
     consumers: Arena<Consumer>,
+    /// Consumers that wait for a channel to be free, by connection.
+    starved: BTreeSet<(usize, ConsumerId)>,
     /// Consumers with settlements to encode, by connection.
     settling: Vec<VecDeque<ConsumerId>>,
     /// Consumers with an open batch: deliveries of the read that is being handled.
@@ -115,6 +124,7 @@ pub struct Session {
     generation: u64,
 
     topology: Topology,
+    dependents: Dependents,
     control: Option<u16>,
     /// The declaration on the wire.
     declaring: Option<Declaration>,
@@ -124,6 +134,8 @@ pub struct Session {
     actions: VecDeque<Action>,
     events: VecDeque<SessionEvent>,
     closed_stats: Stats,
+    /// The producer that was told to be closed last, and its account.
+    last_closed: Option<(ProducerId, ProducerStats)>,
 }
 
 /// The connection that publishes.
@@ -155,16 +167,20 @@ impl Session {
             unwritten: BTreeMap::new(),
             timers: Timers::new(),
             producers: Arena::new(),
+            not_closed: 0,
             lanes: Vec::new(),
             active: VecDeque::new(),
             single_file: false,
             dirty: VecDeque::new(),
+            resting: VecDeque::new(),
             consumers: Arena::new(),
+            starved: BTreeSet::new(),
             settling: roles.iter().map(|_| VecDeque::new()).collect(),
             filling: Vec::new(),
             batches: VecDeque::new(),
             generation: 0,
             topology: Topology::default(),
+            dependents: Dependents::default(),
             control: None,
             declaring: None,
             requests: BTreeMap::new(),
@@ -172,6 +188,7 @@ impl Session {
             actions: VecDeque::new(),
             events: VecDeque::new(),
             closed_stats: Stats::default(),
+            last_closed: None,
         };
         for c in 0..session.connections.len() {
             if session.connections.get(c).is_some_and(|connection| connection.role != Role::NoAck) {
@@ -288,6 +305,13 @@ impl Session {
         self.producers.get(producer.0).map(Producer::snapshot)
     }
 
+    /// The last account of a producer that the latest [`poll_producer`](Self::poll_producer) told to
+    /// be closed: it is forgotten since.
+    #[must_use]
+    pub fn closed_producer_stats(&self, producer: ProducerId) -> Option<ProducerStats> {
+        self.last_closed.filter(|(closed, _)| *closed == producer).map(|(_, account)| account)
+    }
+
     /// A consumer's account; what waits for the application counts as in hand.
     #[must_use]
     pub fn consumer_stats(&self, consumer: ConsumerId) -> Option<ConsumerStats> {
@@ -381,5 +405,24 @@ mod tests {
         let tag = session.random_tag();
         let bits = tag.bytes().rev().fold(0, |bits, digit| bits << 6 | value(digit));
         assert_eq!(bits, high << 64 | low);
+    }
+
+    #[test]
+    fn memory_is_given_back_after_a_second_without_a_read() {
+        let mut session = Session::new(Config::default(), false, [7; 32], Time::ZERO);
+        let at = |millis| Time::ZERO + std::time::Duration::from_millis(millis);
+        let connection = &mut session.connections[0];
+        connection.start(at(0));
+        let space = |session: &mut Session| session.connections[0].receive.space(131_072).len();
+        for _ in 0..4 {
+            let length = space(&mut session);
+            session.connections[0].receive.read(length);
+            session.connections[0].receive.consume(length);
+        }
+        assert_eq!(space(&mut session), 64 << 10);
+        session.handle_tick(at(999));
+        assert_eq!(space(&mut session), 64 << 10);
+        session.handle_tick(at(1000));
+        assert_eq!(space(&mut session), 8 << 10);
     }
 }

@@ -55,11 +55,17 @@ impl Session {
             unwritten,
             timers,
             producers,
+            // Follow from the others.
+            not_closed: _,
+            dependents: _,
             lanes,
             active,
             single_file,
             dirty,
+            // Memory alone.
+            resting: _,
             consumers,
+            starved,
             settling,
             filling,
             batches,
@@ -73,6 +79,7 @@ impl Session {
             events,
             // Whoever searches compares the accounts with what was told, at every step.
             closed_stats: _,
+            last_closed: _,
         } = self;
         let mut out = Feed(hasher);
         feed!(out, std::mem::discriminant(state), was_ready, closing.is_some(), closed);
@@ -105,7 +112,7 @@ impl Session {
             feed!(out, number);
             feed!(out, consumer.fingerprint(*now, config.backoff.stable));
         }
-        feed!(out, settling, filling, batches, generation);
+        feed!(out, starved, settling, filling, batches, generation);
         feed!(out, topology, control, declaring, requests, actions, events);
     }
 

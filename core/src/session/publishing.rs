@@ -1,6 +1,6 @@
 //! Producers: taking messages in, and telling what became of them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{PUBLISH, Session, api::ProducerUpdate, timer::Timer};
 use crate::{
@@ -20,6 +20,9 @@ use crate::{
     wire::IdPrefix,
 };
 use rand_chacha::rand_core::Rng;
+
+/// How long memory that was needed once is kept for a producer that holds nothing.
+const REST: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Opens a producer. It needs no connection: its channel is opened with its first message.
@@ -59,8 +62,12 @@ impl Session {
         };
         let id = ProducerId(number);
         if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.members.push(id);
+            lane.members.insert(id);
         }
+        if let Some(p) = self.producers.get(number) {
+            self.dependents.add_producer(&p.config, id);
+        }
+        self.not_closed += 1;
         self.refresh_gate(id);
         self.refresh_flow(id);
         self.mark_dirty(id);
@@ -150,15 +157,10 @@ impl Session {
         self.advance(now);
         let invalid = self.check(producer, &message).err();
         let state = self.state.clone();
-        let closed = self.closed || self.closing.is_some();
         let Some(p) = self.producers.get_mut(producer.0).filter(|p| !p.closing) else {
             return Err(PublishError::Closed(message));
         };
         p.stats.offered += 1;
-        if closed {
-            p.stats.refused_closed += 1;
-            return Err(PublishError::Closed(message));
-        }
         if let Some(invalid) = invalid {
             p.stats.refused_invalid += 1;
             return Err(PublishError::Invalid(message, invalid));
@@ -205,12 +207,33 @@ impl Session {
                 settled: p.settled.watermark(),
                 closed: p.closed,
             };
+            if !p.resting && !p.closed && p.ring.is_empty() && p.ring.is_roomy() {
+                p.resting = true;
+                self.resting.push_back((self.now, producer));
+            }
             if p.closed {
                 let account = p.snapshot();
                 self.closed_stats.publish.add(&account);
                 self.forget_producer(producer);
+                self.last_closed = Some((producer, account));
             }
             return Some(update);
+        }
+    }
+
+    /// Producers whose buffers and windows have been empty for a while give their memory back.
+    pub(super) fn give_memory_back(&mut self) {
+        while let Some(&(since, producer)) = self.resting.front()
+            && self.now - since >= REST
+        {
+            self.resting.pop_front();
+            let Some(p) = self.producers.get_mut(producer.0) else { continue };
+            // If it is not empty now, it is listed again when it is.
+            p.resting = false;
+            p.ring.shrink();
+            if let Some(lane) = self.lanes.get_mut(p.lane) {
+                lane.shrink();
+            }
         }
     }
 
@@ -232,9 +255,10 @@ impl Session {
 
     fn forget_producer(&mut self, producer: ProducerId) {
         let Some(p) = self.producers.remove(producer.0) else { return };
+        self.dependents.remove_producer(&p.config, producer);
         self.timers.cancel(Timer::Ttl(producer));
         self.timers.cancel(Timer::Stall(producer));
-        self.leave_lane(producer, p.lane);
+        self.leave_lane(producer, p.lane, p.ready);
     }
 
     // ---- outcomes --------------------------------------------------------------------------------
@@ -360,6 +384,7 @@ impl Session {
         let Some(p) = self.producers.get_mut(producer.0) else { return };
         if p.closing && !p.closed && p.ring.is_empty() {
             p.closed = true;
+            self.not_closed -= 1;
             self.mark_dirty(producer);
             self.advance_closing();
         }
@@ -455,6 +480,24 @@ impl Session {
     pub(super) fn refresh_gates(&mut self) {
         for number in self.producers.numbers() {
             self.refresh_gate(ProducerId(number));
+        }
+    }
+
+    /// The same for those that one queue concerns: its own, and once everything stands, those that
+    /// depend on that.
+    pub(super) fn refresh_gates_of(&mut self, queue: &str) {
+        for producer in self.dependents.producers(queue) {
+            self.refresh_gate(producer);
+        }
+        if self.topology.is_standing() {
+            self.refresh_gates_on_all();
+        }
+    }
+
+    /// The same for those that depend on everything.
+    pub(super) fn refresh_gates_on_all(&mut self) {
+        for producer in self.dependents.producers_on_all() {
+            self.refresh_gate(producer);
         }
     }
 }

@@ -76,6 +76,8 @@ impl Session {
 
     /// A connection is gone, and with it every consumer's channel on it.
     pub(super) fn consumers_lost(&mut self, c: usize) {
+        // Whoever waits for one of its channels waits for the connection now.
+        self.starved.retain(|&(of, _)| of != c);
         for number in self.consumers.numbers() {
             let id = ConsumerId(number);
             if !self.abandon_subscriptions(id, |subscription| subscription.connection == c) {
