@@ -6,6 +6,7 @@
 //! by one task, from a queue; lapin's publish resolves when it is written, so that each message has
 //! a task of its own there, as in a server that publishes for each request.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -76,6 +77,25 @@ fn pace(schedule: Schedule, mut send: impl FnMut(u64) -> bool) {
     }
 }
 
+/// Messages of a peer that are sent and not confirmed. Ours is bounded by its own buffer and window;
+/// some peers would take what they cannot send until the memory is full.
+#[derive(Clone, Default)]
+struct Outstanding(Arc<AtomicU64>);
+
+impl Outstanding {
+    /// One more, once there are fewer than ours may have.
+    fn add(&self) {
+        while self.0.load(Ordering::Relaxed) >= 20_000 {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remove(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Our client.
 pub(super) fn ours(runtime: Runtime, task: Task) -> Fallible<Said> {
     runtime.run(async move {
@@ -111,10 +131,14 @@ pub(super) fn amqp_client(runtime: Runtime, task: Task) -> Fallible<Said> {
     use amqp_client::{Confirmation, Connection};
     runtime.run(async move {
         let connection = Connection::connect(&task.url).await?;
-        let channel = connection.open_channel().await?;
+        let channel = Arc::new(connection.open_channel().await?);
         channel.confirm_select().await?;
+        // With the last handle the channel is closed, whatever is unconfirmed.
+        let publishing = Arc::clone(&channel);
         let (schedule, skipped) = task.schedule();
         let (sender, receipts) = mpsc::unbounded();
+        let outstanding = Outstanding::default();
+        let awaited = outstanding.clone();
         let tokio = tokio::runtime::Handle::current();
         let (body, queue, persistent) =
             (vec![b'x'; task.size], task.queue.clone(), task.persistent);
@@ -126,8 +150,10 @@ pub(super) fn amqp_client(runtime: Runtime, task: Task) -> Fallible<Said> {
                     properties.delivery_mode = Some(2);
                 }
                 let body = body.as_slice();
-                match block_on(channel.basic_publish_confirmed("", &queue, body, properties, false))
-                {
+                outstanding.add();
+                match block_on(
+                    publishing.basic_publish_confirmed("", &queue, body, properties, false),
+                ) {
                     Ok(confirm) => sender.unbounded_send((i, confirm)).is_ok(),
                     Err(_) => false,
                 }
@@ -135,13 +161,15 @@ pub(super) fn amqp_client(runtime: Runtime, task: Task) -> Fallible<Said> {
         });
         let until = runtime.sleep(WARM_UP + task.time + LEAD + PATIENCE);
         let said = in_order(receipts, schedule, skipped, until, |confirm| async {
-            match confirm.await? {
+            let confirmation = confirm.await?;
+            awaited.remove();
+            match confirmation {
                 Confirmation::Acked => Ok(()),
                 Confirmation::Nacked { .. } => Err("not confirmed".into()),
             }
         })
         .await?;
-        std::mem::forget(connection);
+        std::mem::forget((channel, connection));
         Ok(said)
     })
 }
@@ -196,11 +224,14 @@ pub(super) fn lapin(runtime: Runtime, task: Task) -> Fallible<Said> {
         let (done, mut is_done) = mpsc::channel::<()>(0);
         let tokio = tokio::runtime::Handle::current();
         let (noted, task_of_all) = (Arc::clone(&times), task.clone());
+        let outstanding = Outstanding::default();
         std::thread::spawn(move || {
             let task = Arc::new(task_of_all);
             pace(schedule, |i| {
                 let (channel, task) = (channel.clone(), Arc::clone(&task));
                 let (noted, done) = (Arc::clone(&noted), done.clone());
+                let outstanding = outstanding.clone();
+                outstanding.add();
                 tokio.spawn(async move {
                     let body = vec![b'x'; task.size];
                     let mut properties = BasicProperties::default();
@@ -220,6 +251,7 @@ pub(super) fn lapin(runtime: Runtime, task: Task) -> Fallible<Said> {
                         record(&mut noted.0, waited);
                         noted.1 = now;
                     }
+                    outstanding.remove();
                     // The last task to end closes the channel of those who wait for it.
                     drop(done);
                 });

@@ -166,7 +166,7 @@ pub(crate) fn run(options: &Latency) -> Fallible {
     if cfg!(debug_assertions) {
         eprintln!("not a release build: the figures mean nothing");
     }
-    let (rounds, budget) = if options.quick { (1, 1_000) } else { (3, 2_000) };
+    let (rounds, budget) = if options.quick { (1, 700) } else { (3, 2_000) };
     let runs = Runs {
         program: std::env::current_exe()?,
         budget: Duration::from_millis(options.budget.unwrap_or(budget)),

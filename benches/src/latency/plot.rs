@@ -11,7 +11,7 @@ use crate::table::time;
 const PANEL: f64 = 300.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 70.0;
-const GAP: f64 = 26.0;
+const GAP: f64 = 44.0;
 const TOP: f64 = 92.0;
 const BOTTOM: f64 = 58.0;
 
@@ -19,7 +19,7 @@ const BOTTOM: f64 = 58.0;
 const DECADES: f64 = 4.0;
 
 const PERCENTILES: [(f64, &str); 5] =
-    [(0.0, "0"), (1.0, "90"), (2.0, "99"), (3.0, "99.9"), (4.0, "99.99 %")];
+    [(0.0, "0"), (1.0, "90"), (2.0, "99"), (3.0, "99.9"), (4.0, "99.99")];
 
 fn color(who: Who) -> &'static str {
     match who {
@@ -64,7 +64,7 @@ fn plot(title: &str, rows: &[Row]) -> Option<String> {
             x += 130.0;
         }
     }
-    let label = "percentile of messages; time on a logarithmic axis";
+    let label = "percentile of messages (%); time on a logarithmic axis";
     canvas.styled_text((LEFT, bottom + 42.0), Anchor::Start, 12, PALE, false, label);
     for tick in axis.ticks().filter(|tick| is_power_of_ten(*tick)) {
         canvas.text(LEFT - 8.0, axis.at(tick) + 4.0, Anchor::End, 11, &time(tick));

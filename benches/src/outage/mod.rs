@@ -112,7 +112,8 @@ pub(crate) fn run(options: &Outage) -> Fallible {
         ),
         format!(
             "Second: {BUFFER} messages queued when the peer answers again. The peer confirms what \
-             each of its reads brought."
+             each of its reads brought, and one read brings up to 512 KiB: where it comes late to \
+             the first, all others may be there already."
         ),
     ];
     Findings { about, tables: vec![resend_table(&rows), drain_table(&rows)], notes }
@@ -278,6 +279,7 @@ fn drain_table(rows: &[Row]) -> Table {
         "p90",
         "known to the client p50",
         "from answer to first message p50",
+        "from answer to last confirm p50",
     ];
     let title = format!("A full buffer of {BUFFER} messages, from the first one sent");
     let mut table = Table::new(title, &heads);
@@ -294,6 +296,7 @@ fn drain_table(rows: &[Row]) -> Table {
             figure(|drain| drain.confirmed, 0.9),
             figure(|drain| drain.flushed, 0.5),
             figure(|drain| drain.first, 0.5),
+            figure(|drain| drain.first + drain.confirmed, 0.5),
         ]);
     }
     table
