@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 
-use crate::sink::Totals;
+use crate::sink::{CHANNEL_MAX, Totals};
 use crate::sink::echo::Line;
 use crate::sink::session::Session;
 use crate::wire::{self, Fields, id};
@@ -257,7 +257,7 @@ impl Connection {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(DEADLINE))?;
         let line = Line::new(socket);
-        let session = Session::new(Arc::clone(&shared.totals), Arc::clone(&line));
+        let session = Session::new(Arc::clone(&shared.totals), Arc::clone(&line), CHANNEL_MAX);
         Ok(Self { line, session, input: vec![0; READ], filled: 0, greeted: false })
     }
 
