@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 
-use crate::sink::{CHANNEL_MAX, Totals};
 use crate::sink::echo::Line;
 use crate::sink::session::Session;
+use crate::sink::{CHANNEL_MAX, Totals};
 use crate::wire::{self, Fields, id};
 use crate::{Failure, Fallible};
 
