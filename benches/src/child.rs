@@ -71,7 +71,7 @@ pub(crate) fn run(plan: &Plan, allocations: Option<AllocationCount>) -> Fallible
         let queue = harness.prepare(batch)?;
         let start = Instant::now();
         harness.run(contestant.as_mut(), batch, queue)?;
-        let took = start.elapsed().saturating_sub(harness.delay);
+        let took = start.elapsed();
         if took >= WARM_UP {
             break batch as f64 * plan.budget.as_secs_f64() / took.as_secs_f64();
         }
@@ -83,7 +83,7 @@ pub(crate) fn run(plan: &Plan, allocations: Option<AllocationCount>) -> Fallible
     let start = Usage::now(&mut counters)?;
     let latencies = harness.run(contestant.as_mut(), messages, queue)?;
     let cost = start.elapsed(&mut counters)?;
-    let outcome = outcome(messages, cost, harness.delay, latencies, peak_memory()?);
+    let outcome = outcome(messages, cost, latencies, peak_memory()?);
     harness.clean_up()?;
     println!("{}", outcome.line());
     // How a client ends is not measured, and some panic when they outlive their runtime.
@@ -91,19 +91,13 @@ pub(crate) fn run(plan: &Plan, allocations: Option<AllocationCount>) -> Fallible
     Ok(())
 }
 
-fn outcome(
-    messages: u64,
-    cost: Cost,
-    idle: Duration,
-    latencies: Option<Latencies>,
-    memory: u64,
-) -> Outcome {
+fn outcome(messages: u64, cost: Cost, latencies: Option<Latencies>, memory: u64) -> Outcome {
     let n = messages as f64;
     let at = |quantile| latencies.as_ref().map(|times| times.value_at_quantile(quantile) as f64);
     Outcome {
         messages,
         cpu: cost.cpu.as_nanos() as f64 / n,
-        rate: n / cost.wall.saturating_sub(idle).as_secs_f64(),
+        rate: n / cost.wall.as_secs_f64(),
         switches: cost.switches as f64 / n,
         allocations: cost.allocations.map(|count| count as f64 / n),
         syscalls: cost.syscalls.map(|count| count as f64 / n),
@@ -118,8 +112,8 @@ fn outcome(
 struct Harness<'a> {
     plan: &'a Plan,
     probe: Raw,
-    /// The part of a run's time in which the sink does nothing on purpose.
-    delay: Duration,
+    /// The sink is to wait for a sign before it delivers.
+    held: bool,
     /// Messages that the probe has published.
     sent: u64,
     jobs: u64,
@@ -133,11 +127,7 @@ impl<'a> Harness<'a> {
         probe.confirm_select()?;
         probe.declare(&plan.task.queue, false)?;
         probe.purge(&plan.task.queue)?;
-        let delay = match plan.sink && plan.task.mode.consumes() {
-            true => entry.start_delay,
-            false => Duration::ZERO,
-        };
-        Ok(Self { plan, probe, delay, sent: 0, jobs: 0, used: Vec::new() })
+        Ok(Self { plan, probe, held: entry.deaf, sent: 0, jobs: 0, used: Vec::new() })
     }
 
     /// A queue with `count` messages, if the mode consumes.
@@ -147,7 +137,8 @@ impl<'a> Harness<'a> {
             return Ok(task.queue.clone());
         }
         if *sink {
-            return Ok(format!("deliver-{}-{count}-{}", task.size, self.delay.as_millis()));
+            let held = if self.held { "-held" } else { "" };
+            return Ok(format!("deliver-{}-{count}{held}", task.size));
         }
         let queue = format!("{}-{}", task.queue, self.used.len());
         self.probe.declare(&queue, false)?;

@@ -1,10 +1,15 @@
 //! What is measured: the modes, and one task of a mode.
 
+use bytes::Bytes;
 use clap::ValueEnum;
 
 /// The most bytes of bodies that a contestant may have unsettled, as far as its user has a say:
 /// a thousand messages of 1 MiB would be a gigabyte.
 pub(crate) const OUTSTANDING: usize = 16 << 20;
+
+/// From this size on a client that takes bodies by reference count gets them so: what an
+/// application does that cares. Smaller ones are copied out of a buffer for each message.
+const SHARED: usize = 4 << 10;
 
 /// Messages to a queue whose name begins so, the sink delivers to the consumers of that queue.
 pub(crate) const ECHO: &str = "lavinmq-benches-echo";
@@ -114,6 +119,11 @@ impl Task {
     /// The body of every message.
     pub(crate) fn body(&self) -> Vec<u8> {
         vec![b'x'; self.size]
+    }
+
+    /// The same, where it is to be shared and not copied.
+    pub(crate) fn shared_body(&self) -> Option<Bytes> {
+        (self.size >= SHARED).then(|| self.body().into())
     }
 
     /// All publishers mark their messages persistent.

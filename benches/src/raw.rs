@@ -289,7 +289,13 @@ impl Raw {
 
     /// Limits unsettled deliveries.
     pub(crate) fn prefetch(&mut self, count: u16) -> Fallible {
-        self.call(id::BASIC_QOS, id::BASIC_QOS_OK, |w| {
+        self.ask_prefetch(count)?;
+        self.expect(CHANNEL, id::BASIC_QOS_OK, |_| Ok(()))
+    }
+
+    /// The same where deliveries may come in the same read as the reply, which is not awaited.
+    pub(crate) fn ask_prefetch(&mut self, count: u16) -> Fallible {
+        self.send(CHANNEL, id::BASIC_QOS, |w| {
             w.long(0).short(count).octet(0);
         })
     }

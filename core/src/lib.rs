@@ -33,7 +33,8 @@
 //! place; the application gets that memory. It grows with what has arrived, whatever was announced, to
 //! an eighth, a quarter, a half and all of the size, so that allocators that cannot extend a block in
 //! place, nor move its pages, copy it once over. On a connection on which a body as long has arrived
-//! before, one body at a time has all of its memory at once.
+//! before, one body at a time has all of its memory at once. (Of frames under 16 KiB, where a broker wants
+//! those, one in each read is moved to the front of the buffer first.)
 //!
 //! Bodies on different channels take turns, frame by frame (131,072 bytes, if the broker allows). So a
 //! small message that is published while large ones are being written waits for at most

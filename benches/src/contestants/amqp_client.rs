@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use amqp_client::{
     BasicProperties, Channel, Confirmation, Connection, ConsumeOpts, PublishConfirm,
 };
+use bytes::Bytes;
 
 use super::{
     Contestant, Job, Latencies, Threads, Tokio, ended, latencies, record, same_size, shares,
@@ -87,15 +88,32 @@ impl Contestant for AmqpClient {
     }
 }
 
+/// Where bodies come from.
+struct Source {
+    body: Vec<u8>,
+    /// The same, if it is large.
+    shared: Option<Bytes>,
+}
+
+impl Source {
+    fn of(task: &Task) -> Self {
+        Self { body: task.body(), shared: task.shared_body() }
+    }
+
+    fn body(&self) -> Bytes {
+        self.shared.clone().unwrap_or_else(|| Bytes::copy_from_slice(&self.body))
+    }
+}
+
 async fn publish(channel: Arc<Channel>, task: Task, count: u64) -> Fallible {
-    let body = task.body();
+    let source = Source::of(&task);
     for _ in 0..count {
-        channel.basic_publish("", &task.queue, body.as_slice(), BasicProperties::new()).await?;
+        channel.basic_publish("", &task.queue, source.body(), BasicProperties::new()).await?;
     }
     Ok(())
 }
 
-async fn send(channel: &Channel, task: &Task, body: &[u8]) -> Fallible<PublishConfirm> {
+async fn send(channel: &Channel, task: &Task, body: Bytes) -> Fallible<PublishConfirm> {
     let mut properties = BasicProperties::new();
     if task.persistent() {
         properties.delivery_mode = Some(2);
@@ -111,7 +129,7 @@ async fn settled(confirm: PublishConfirm) -> Fallible {
 }
 
 async fn publish_confirmed(channel: &Channel, task: &Task, count: u64) -> Fallible {
-    let body = task.body();
+    let source = Source::of(task);
     let mut pending = VecDeque::with_capacity(task.window());
     for _ in 0..count {
         if pending.len() == task.window()
@@ -119,7 +137,7 @@ async fn publish_confirmed(channel: &Channel, task: &Task, count: u64) -> Fallib
         {
             settled(oldest).await?;
         }
-        pending.push_back(send(channel, task, &body).await?);
+        pending.push_back(send(channel, task, source.body()).await?);
     }
     for confirm in pending {
         settled(confirm).await?;
@@ -128,11 +146,11 @@ async fn publish_confirmed(channel: &Channel, task: &Task, count: u64) -> Fallib
 }
 
 async fn confirm_one(channel: &Channel, task: &Task, count: u64) -> Fallible<Latencies> {
-    let body = task.body();
+    let source = Source::of(task);
     let mut times = latencies()?;
     for _ in 0..count {
         let start = Instant::now();
-        settled(send(channel, task, &body).await?).await?;
+        settled(send(channel, task, source.body()).await?).await?;
         record(&mut times, start.elapsed());
     }
     Ok(times)
@@ -141,13 +159,13 @@ async fn confirm_one(channel: &Channel, task: &Task, count: u64) -> Fallible<Lat
 /// The first delivery cannot come in the same read as consume-ok, which this client would lose:
 /// it is published afterwards.
 async fn ping_pong(channel: &Channel, task: &Task, job: &Job) -> Fallible<Latencies> {
-    let body = task.body();
+    let source = Source::of(task);
     let options = ConsumeOpts { no_ack: true, ..Default::default() };
     let mut consumer = channel.basic_consume(&job.queue, &job.tag, options).await?;
     let mut times = latencies()?;
     for _ in 0..job.count {
         let start = Instant::now();
-        channel.basic_publish("", &job.queue, body.as_slice(), BasicProperties::new()).await?;
+        channel.basic_publish("", &job.queue, source.body(), BasicProperties::new()).await?;
         let delivery = consumer.next().await.ok_or_else(ended)?;
         record(&mut times, start.elapsed());
         same_size(&delivery.body, task)?;
@@ -160,6 +178,9 @@ async fn consume(channel: &Channel, task: &Task, job: Job) -> Fallible {
     let no_ack = !task.mode.acks();
     let options = ConsumeOpts { no_ack, ..Default::default() };
     let mut consumer = channel.basic_consume(&job.queue, &job.tag, options).await?;
+    // What comes in the same read as consume-ok is lost to this client: the sink delivers from
+    // here on.
+    channel.basic_qos(task.prefetch().unwrap_or(0), false).await?;
     for _ in 0..job.count {
         let delivery = consumer.next().await.ok_or_else(ended)?;
         black_box(&delivery.body);

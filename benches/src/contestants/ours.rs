@@ -23,14 +23,7 @@ const fn entry(
     role: Role,
     open: fn(&Target, &Task) -> Fallible<Box<dyn Contestant>>,
 ) -> Entry {
-    Entry {
-        name,
-        role,
-        package: Some("lavinmq-core"),
-        quick: true,
-        start_delay: Duration::ZERO,
-        open,
-    }
+    Entry { name, role, package: Some("lavinmq-core"), quick: true, deaf: false, open }
 }
 
 pub(crate) const ALL: &[Entry] = &[
@@ -132,9 +125,9 @@ impl Contestant for Ours {
 }
 
 async fn publish(producer: Producer<FireAndForget>, task: Task, count: u64) -> Fallible {
-    let body = task.body();
+    let source = Source::of(&task);
     for _ in 0..count {
-        producer.publish(&body).await?;
+        producer.publish(source.message()).await?;
     }
     producer.flush().await;
     match producer.stats().dropped() {
@@ -145,14 +138,31 @@ async fn publish(producer: Producer<FireAndForget>, task: Task, count: u64) -> F
     }
 }
 
-/// Confirm producers publish persistent messages by default.
-fn confirmed_message(task: &Task) -> Message {
-    let message = Message::from(task.body());
-    if task.transient { message.persistent(false) } else { message }
+/// Where messages come from.
+struct Source {
+    body: Vec<u8>,
+    /// All of them, where they are not made anew from the body each time: large ones, and those that
+    /// say "transient" (confirm producers publish persistent messages by default).
+    ready: Option<Message>,
+}
+
+impl Source {
+    fn of(task: &Task) -> Self {
+        let body = task.body();
+        let ready = match task.shared_body().map(Message::from) {
+            ready if !task.transient => ready,
+            ready => Some(ready.unwrap_or_else(|| Message::from(&body)).persistent(false)),
+        };
+        Self { body, ready }
+    }
+
+    fn message(&self) -> Message {
+        self.ready.as_ref().map_or_else(|| Message::from(&self.body), Message::from)
+    }
 }
 
 async fn confirm_pipelined(producer: &Producer<Confirm>, task: &Task, count: u64) -> Fallible {
-    let message = confirmed_message(task);
+    let source = Source::of(task);
     let mut receipts = VecDeque::with_capacity(task.window());
     for _ in 0..count {
         if receipts.len() >= task.window()
@@ -160,7 +170,7 @@ async fn confirm_pipelined(producer: &Producer<Confirm>, task: &Task, count: u64
         {
             oldest.await?;
         }
-        receipts.push_back(producer.publish(&message).await?);
+        receipts.push_back(producer.publish(source.message()).await?);
     }
     for receipt in receipts {
         receipt.await?;
@@ -169,11 +179,11 @@ async fn confirm_pipelined(producer: &Producer<Confirm>, task: &Task, count: u64
 }
 
 async fn confirm_one(producer: &Producer<Confirm>, task: &Task, count: u64) -> Fallible<Latencies> {
-    let message = confirmed_message(task);
+    let source = Source::of(task);
     let mut times = latencies()?;
     for _ in 0..count {
         let start = Instant::now();
-        producer.publish(&message).await?.await?;
+        producer.publish(source.message()).await?.await?;
         record(&mut times, start.elapsed());
     }
     Ok(times)
@@ -185,12 +195,12 @@ async fn ping_pong(
     task: &Task,
     job: &Job,
 ) -> Fallible<Latencies> {
-    let body = task.body();
+    let source = Source::of(task);
     let mut consumer = client.consumer(job.queue.as_str()).no_ack().open().await?;
     let mut times = latencies()?;
     for _ in 0..job.count {
         let start = Instant::now();
-        producer.publish(&body).await?;
+        producer.publish(source.message()).await?;
         let received = consumer.next().await.ok_or_else(ended)?;
         record(&mut times, start.elapsed());
         same_size(received.body(), task)?;

@@ -281,9 +281,9 @@ impl Runs {
             }
         }
         for round in 0..self.rounds {
-            for step in 0..rows.len() {
+            for row in &mut rows {
                 probe.purge(QUEUE)?;
-                self.one(round, &mut rows[step], What::Confirm, url);
+                self.one(round, row, What::Confirm, url);
             }
         }
         Ok((rows, taken))

@@ -13,6 +13,8 @@ const TOP: f64 = 104.0;
 const BOTTOM: f64 = 56.0;
 const BAR: f64 = 12.0;
 const GAP: f64 = 20.0;
+/// The color of the ceiling.
+const MARK: &str = "#d93025";
 
 /// Whose bar it is.
 struct Series {
@@ -49,6 +51,10 @@ fn of(row: &Row, package: &str) -> bool {
 }
 
 impl Series {
+    fn is_ours(&self) -> bool {
+        self.name.starts_with("ours")
+    }
+
     fn figure(&self, rows: &[Row]) -> Option<Spread> {
         let own = rows.iter().filter(|row| (self.belongs)(row));
         own.filter_map(Row::figure).min_by(|a, b| a.median.total_cmp(&b.median))
@@ -87,6 +93,7 @@ pub(super) fn plot(tasks: &[&[Row]]) -> Option<String> {
         let mode = rows.first()?.task.mode;
         let middle = top + (group - GAP) / 2.0 + 4.0;
         canvas.text(LEFT - 10.0, middle, Anchor::End, 13, mode.name());
+        let ceiling = ceiling(rows).map(|ceiling| axis.at(ceiling));
         for (j, series) in present.iter().enumerate() {
             let Some(spread) = series.figure(rows) else { continue };
             let y = top + j as f64 * BAR;
@@ -95,9 +102,21 @@ pub(super) fn plot(tasks: &[&[Row]]) -> Option<String> {
             let (min, max) = (axis.at(spread.min), axis.at(spread.max));
             let center = y + (BAR - 1.0) / 2.0;
             canvas.line((min, center), (max, center), INK, 1.0);
-            canvas.text(max.max(end) + 5.0, y + BAR - 2.5, Anchor::Start, 10, &time(spread.median));
+            let mut x = max.max(end) + 5.0;
+            // The mark would go through the figure.
+            if let Some(mark) =
+                ceiling.filter(|mark| series.is_ours() && (x - 4.0..x + 42.0).contains(mark))
+            {
+                x = mark + 5.0;
+            }
+            canvas.text(x, y + BAR - 2.5, Anchor::Start, 10, &time(spread.median));
         }
-        ceiling(&mut canvas, &axis, rows, &present, top);
+        let ours = |series: &&Series| series.is_ours();
+        if let (Some(x), Some(first)) = (ceiling, present.iter().position(ours)) {
+            let y = top + first as f64 * BAR;
+            let height = present.iter().filter(|series| ours(series)).count() as f64 * BAR;
+            canvas.line((x, y - 1.0), (x, y + height), MARK, 2.0);
+        }
     }
     canvas.line((LEFT, TOP), (LEFT, bottom), INK, 1.0);
     Some(canvas.finish())
@@ -113,23 +132,16 @@ fn legend(canvas: &mut Canvas, present: &[&Series]) {
         canvas.text(x + 16.0, y + 10.0, Anchor::Start, 12, series.name);
     }
     let (x, y) = place(present.len());
-    canvas.line((x + 5.0, y - 2.0), (x + 5.0, y + 13.0), "#d93025", 2.0);
+    canvas.line((x + 5.0, y - 2.0), (x + 5.0, y + 13.0), MARK, 2.0);
     canvas.text(x + 16.0, y + 10.0, Anchor::Start, 12, "our ceiling");
     let note =
         "Medians; thin lines: least to greatest. Peers: the cheaper of tokio's two runtimes.";
     canvas.styled_text((LEFT, 94.0), Anchor::Start, 11, PALE, false, note);
 }
 
-/// A mark across our bars: the highest that the current-thread runtime's may be.
-fn ceiling(canvas: &mut Canvas, axis: &Axis, rows: &[Row], present: &[&Series], top: f64) {
-    let raw = SERIES[0].figure(rows).map(|spread| spread.median);
-    let Some(task) = rows.first().map(|row| &row.task) else { return };
-    let Some(limits) = raw.and_then(|raw| ceilings::limits(task.mode, task.size, raw)) else {
-        return;
-    };
-    let ours = |series: &&Series| series.name.starts_with("ours");
-    let Some(first) = present.iter().position(ours) else { return };
-    let count = present.iter().filter(|series| ours(series)).count();
-    let (x, y) = (axis.at(limits.tokio), top + first as f64 * BAR);
-    canvas.line((x, y - 1.0), (x, y + count as f64 * BAR), "#d93025", 2.0);
+/// The highest that our figure on the current-thread runtime may be.
+fn ceiling(rows: &[Row]) -> Option<f64> {
+    let raw = SERIES[0].figure(rows)?.median;
+    let task = &rows.first()?.task;
+    Some(ceilings::limits(task.mode, task.size, raw)?.tokio)
 }

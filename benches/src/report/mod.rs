@@ -28,6 +28,10 @@ pub(crate) struct Report {
     pub(crate) notes: Vec<String>,
 }
 
+/// The page of results begins so.
+const HEAD: &str = "# Results\n\n\
+    Written by `versus --markdown`; [README.md](README.md) says what was measured, and how to read it.\n\n";
+
 impl Report {
     /// For a terminal.
     pub(crate) fn text(&self) -> String {
@@ -46,9 +50,9 @@ impl Report {
         out
     }
 
-    /// For the page of results.
+    /// The page of results.
     pub(crate) fn markdown(&self) -> String {
-        let mut out = String::new();
+        let mut out = HEAD.to_owned();
         let list = |out: &mut String, lines: &[String]| {
             for line in lines {
                 let _ = writeln!(out, "- {line}");

@@ -41,6 +41,8 @@ pub(super) enum Content {
 pub(super) struct Consumer {
     pub(super) tag: String,
     pub(super) no_ack: bool,
+    /// Gets nothing before the next `basic.qos` on its channel.
+    pub(super) held: bool,
     /// A whole delivery, encoded; its tag is patched in at `tag_at`.
     pub(super) encoded: Vec<u8>,
     pub(super) tag_at: usize,
@@ -68,7 +70,8 @@ impl Consumer {
         });
         wire::header(&mut encoded, number, supply.size, false);
         wire::body(&mut encoded, number, &vec![b'x'; supply.size], frame_max);
-        Self { tag, no_ack, encoded, tag_at, left: supply.left, turn: supply.turn }
+        let Supply { held, left, turn, .. } = *supply;
+        Self { tag, no_ack, held, encoded, tag_at, left, turn }
     }
 }
 
@@ -76,6 +79,7 @@ impl Channel {
     pub(super) fn can_deliver(&self) -> bool {
         self.consumers.iter().any(|consumer| {
             consumer.left > 0
+                && !consumer.held
                 && (consumer.no_ack || self.prefetch == 0 || self.outstanding < self.prefetch)
         })
     }
@@ -85,7 +89,7 @@ impl Channel {
         let mut delivered = 0;
         for consumer in &mut self.consumers {
             let until = consumer.left.saturating_sub(consumer.turn);
-            while consumer.left > until && out.len() < batch {
+            while consumer.left > until && !consumer.held && out.len() < batch {
                 if !consumer.no_ack {
                     if self.prefetch > 0 && self.outstanding >= self.prefetch {
                         break;
@@ -148,6 +152,7 @@ pub(super) fn open(channels: &mut [Channel], number: u16) -> Fallible<&mut Chann
 pub(super) struct Supply {
     size: usize,
     left: u64,
+    held: bool,
     pub(super) delay: Duration,
     turn: u64,
 }
@@ -155,10 +160,14 @@ pub(super) struct Supply {
 impl Supply {
     /// By its name: see the module above.
     pub(super) fn of(queue: &str) -> Self {
+        let (queue, held) = match queue.strip_suffix("-held") {
+            Some(queue) => (queue, true),
+            None => (queue, false),
+        };
         let mut parts = queue.strip_prefix("deliver-").unwrap_or("0-0").split('-').map(str::parse);
         let mut next = |otherwise| parts.next().and_then(Result::ok).unwrap_or(otherwise);
         let (size, left) = (next(0) as usize, next(u64::MAX));
         let delay = Duration::from_millis(next(0));
-        Self { size, left, delay, turn: next(u64::MAX).max(1) }
+        Self { size, left, held, delay, turn: next(u64::MAX).max(1) }
     }
 }

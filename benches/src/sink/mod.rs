@@ -5,8 +5,9 @@
 //! One thread per connection. Nothing is stored: a queue named `deliver-SIZE-COUNT-DELAY-TURN`
 //! yields COUNT messages of SIZE bytes to each of its consumers, the first DELAY milliseconds
 //! after the connection's latest consume-ok, TURN of them before another channel has its turn
-//! (without COUNT: endless; without DELAY: at once; without TURN: as many as a write takes). What
-//! is published to a queue named `lavinmq-benches-echo…` goes to its consumers (module `echo`). Every other queue
+//! (without COUNT: endless; without DELAY: at once; without TURN: as many as a write takes). With
+//! `-held` at the end it does so from the next `basic.qos` on. What is published to a queue named
+//! `lavinmq-benches-echo…` goes to its consumers (module `echo`). Every other queue
 //! is empty. `queue.declare-ok` answers in its message count how many publishes
 //! the sink has swallowed on all connections: that is how a client's harness knows that its
 //! messages have arrived.
@@ -289,8 +290,35 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
-    fn what_the_raw_client_sends_and_takes_is_what_the_sink_counts() -> crate::Fallible {
-        super::self_test(2_500)
+    fn what_the_raw_client_sends_and_takes_is_what_the_sink_counts() -> Fallible {
+        self_test(2_500)
+    }
+
+    #[test]
+    fn a_held_queue_delivers_from_the_next_qos_on() -> Fallible {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let target: Target = format!("amqp://{}", listener.local_addr()?).parse()?;
+        let totals = Arc::new(Totals::default());
+        let serving = Arc::clone(&totals);
+        std::thread::spawn(move || accept(&listener, &serving, Manner::default()));
+        let mut raw = Raw::open(&target)?;
+        raw.consume("deliver-10-3-held", "held", true)?;
+        raw.await_consume_ok()?;
+        // A delivery in the place of the reply is an error.
+        raw.declare("any", true)?;
+        assert_eq!(totals.snapshot()[1], 0);
+        raw.ask_prefetch(0)?;
+        let mut bodies = 0;
+        while bodies < 3 {
+            raw.read(|frame| {
+                bodies += usize::from(frame.kind == crate::wire::BODY);
+                Ok(())
+            })?;
+        }
+        assert_eq!(totals.snapshot(), [0, 3, 0, 0]);
+        Ok(())
     }
 }

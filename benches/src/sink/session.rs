@@ -291,7 +291,12 @@ impl Session {
             }
             id::BASIC_QOS => {
                 let _ = fields.long()?;
-                open(&mut self.channels, number)?.prefetch = fields.short()?.into();
+                let channel = open(&mut self.channels, number)?;
+                channel.prefetch = fields.short()?.into();
+                for consumer in &mut channel.consumers {
+                    consumer.held = false;
+                }
+                self.list(number);
                 self.ok(number, id::BASIC_QOS_OK);
             }
             id::BASIC_CONSUME => self.consume(number, fields)?,

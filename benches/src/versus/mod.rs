@@ -102,7 +102,7 @@ fn part(
         let measure = Measure::of(&task, broker);
         rows.extend(entries.iter().map(|&entry| {
             let mut row = Row::new(entry, task.clone(), measure);
-            if broker && task.mode.consumes() && !entry.start_delay.is_zero() {
+            if broker && task.mode.consumes() && entry.deaf {
                 row.excused = Some("it loses deliveries that come together with consume-ok");
             }
             row
@@ -136,7 +136,7 @@ fn effort(options: &Versus, broker: bool) -> Effort {
         (false, false) => (5, 2, 300),
         (false, true) => (3, 1, 500),
         (true, false) => (2, 1, 60),
-        (true, true) => (1, 0, 150),
+        (true, true) => (2, 0, 100),
     };
     Effort {
         rounds: options.rounds.unwrap_or(rounds).max(1),

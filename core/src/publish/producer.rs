@@ -256,13 +256,6 @@ impl Producer {
         Some(Step { place, result, attempt })
     }
 
-    /// More frames of the message at `place` were encoded.
-    pub(crate) fn note_encoded(&mut self, place: u64, bytes: u64) {
-        if let Some(sent) = self.ring.get_mut(place) {
-            sent.encoded += bytes as u32;
-        }
-    }
-
     /// Which message in flight a returned one is (semantics s20): by the id or the reference that we
     /// gave it, else the oldest that looks the same.
     pub(crate) fn find_returned(
@@ -511,4 +504,19 @@ fn put(
     }
     template.encode(out, channel, length, sequence);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn s26_what_a_settled_message_spent_is_forgotten() {
+        let config = ProducerConfig::new("", "orders", PublishMode::Confirm).unwrap();
+        let mut producer = Producer::new(config, 0, IdPrefix(1), true);
+        producer.timeouts = (1..=5).map(|place| (place, 1)).collect();
+        producer.finish_run(2, 4);
+        assert_eq!(producer.timeouts.into_keys().collect::<Vec<_>>(), [1, 5]);
+    }
 }

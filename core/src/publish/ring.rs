@@ -49,7 +49,7 @@ pub(crate) struct Sent {
     pub(crate) message: Message,
     /// Copies that were possibly written whole and are not on the current channel.
     pub(crate) attempts: u32,
-    /// Bytes of its latest encoding, all frames.
+    /// Bytes of its latest encoding, up to where it was interrupted if its body is long.
     pub(crate) encoded: u32,
     settled: bool,
 }
@@ -174,13 +174,6 @@ impl Ring {
         match self.index(place) {
             Some(index) => self.window.get(index).filter(|sent| !sent.settled),
             None => self.stragglers.get(&place),
-        }
-    }
-
-    pub(crate) fn get_mut(&mut self, place: u64) -> Option<&mut Sent> {
-        match self.index(place) {
-            Some(index) => self.window.get_mut(index).filter(|sent| !sent.settled),
-            None => self.stragglers.get_mut(&place),
         }
     }
 

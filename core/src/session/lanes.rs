@@ -252,12 +252,8 @@ impl Session {
         };
         if let Some(partial) = &mut lane.partial {
             let &mut Partial { producer, place, .. } = partial;
-            let from = wire.transmit.enqueued();
             partial.offset = wire.put_body(&partial.message, partial.offset);
             let end = wire.transmit.enqueued();
-            if let Some(p) = self.producers.get_mut(producer.0) {
-                p.note_encoded(place, end - from);
-            }
             if partial.offset >= partial.message.body().len() {
                 lane.partial = None;
                 if let Some(appended) = self.appended.get_mut(PUBLISH) {
@@ -273,13 +269,16 @@ impl Session {
         if !lane.may_send() {
             return false;
         }
-        let Some(producer) = lane.ready.pop_front() else { return false };
-        let Some(p) = self.producers.get_mut(producer.0) else { return !lane.ready.is_empty() };
-        if !p.gate_open {
-            // Its queue is declared again first (s37); then it is made ready again.
-            p.ready = false;
-            return !lane.ready.is_empty();
-        }
+        let producer = loop {
+            let Some(producer) = lane.ready.pop_front() else { return false };
+            match self.producers.get_mut(producer.0) {
+                Some(p) if p.gate_open => break producer,
+                // Its queue is declared again first (s37); then it is made ready again.
+                Some(p) => p.ready = false,
+                None => {}
+            }
+        };
+        let Some(p) = self.producers.get_mut(producer.0) else { return false };
         let until = wire.transmit.enqueued() + QUANTUM;
         let left = p.left;
         let confirm = lane.mode == PublishMode::Confirm;

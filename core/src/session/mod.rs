@@ -406,4 +406,23 @@ mod tests {
         let bits = tag.bytes().rev().fold(0, |bits, digit| bits << 6 | value(digit));
         assert_eq!(bits, high << 64 | low);
     }
+
+    #[test]
+    fn memory_is_given_back_after_a_second_without_a_read() {
+        let mut session = Session::new(Config::default(), false, [7; 32], Time::ZERO);
+        let at = |millis| Time::ZERO + std::time::Duration::from_millis(millis);
+        let connection = &mut session.connections[0];
+        connection.start(at(0));
+        let space = |session: &mut Session| session.connections[0].receive.space(131_072).len();
+        for _ in 0..4 {
+            let length = space(&mut session);
+            session.connections[0].receive.read(length);
+            session.connections[0].receive.consume(length);
+        }
+        assert_eq!(space(&mut session), 64 << 10);
+        session.handle_tick(at(999));
+        assert_eq!(space(&mut session), 64 << 10);
+        session.handle_tick(at(1000));
+        assert_eq!(space(&mut session), 8 << 10);
+    }
 }

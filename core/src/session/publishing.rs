@@ -157,15 +157,10 @@ impl Session {
         self.advance(now);
         let invalid = self.check(producer, &message).err();
         let state = self.state.clone();
-        let closed = self.closed || self.closing.is_some();
         let Some(p) = self.producers.get_mut(producer.0).filter(|p| !p.closing) else {
             return Err(PublishError::Closed(message));
         };
         p.stats.offered += 1;
-        if closed {
-            p.stats.refused_closed += 1;
-            return Err(PublishError::Closed(message));
-        }
         if let Some(invalid) = invalid {
             p.stats.refused_invalid += 1;
             return Err(PublishError::Invalid(message, invalid));

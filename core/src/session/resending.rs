@@ -37,7 +37,8 @@ impl Session {
             match what {
                 What::Messages { producer, first, last } => {
                     let Some(p) = self.producers.get(producer.0) else { continue };
-                    let mut unwritten = last + 1;
+                    // The last one is, in any case.
+                    let mut unwritten = last;
                     for place in (first..=last).rev() {
                         if end <= limit {
                             break;

@@ -330,6 +330,6 @@ fn one_poll_of_the_driver_moves_a_bounded_number_of_bytes() {
         }
     };
     assert!(whole.body() == body(16 * MIB));
-    // What had come with the first message is not counted: at most one poll's worth.
-    assert!(polls >= 6, "{polls}");
+    // About a megabyte each; what had come with the first message is not counted.
+    assert!(polls >= 12, "{polls}");
 }

@@ -326,6 +326,52 @@ fn drop_oldest_waits_while_messages_leave_and_evicts_once_nothing_has_left_for_1
     stage.finish();
 }
 
+#[test]
+fn drop_oldest_evicts_at_once_however_late_the_outputs_are_drained() {
+    let mut stage = Stage::new(config());
+    let settings = with(to_queue("clicks", PublishMode::FireAndForget), |settings| {
+        settings.buffer_size = 2;
+    });
+    let producer = stage.open_producer(settings);
+    for n in 1..=6 {
+        stage.session.publish(producer, n.to_string().into(), stage.now).unwrap();
+        assert_eq!(stage.stats(producer).queued, n.min(2));
+    }
+    let evicted: Vec<_> = (1..=4).map(|n| (n, dropped(DropReason::BufferFull))).collect();
+    assert_eq!(stage.verdicts(), evicted);
+    stage.finish();
+}
+
+#[test]
+fn a_buffer_stalls_100_ms_after_something_left_it_whatever_comes_in_meanwhile() {
+    let mut stage = Stage::connected(config());
+    let producer = stage.producer("clicks", PublishMode::FireAndForget);
+    // Its channel is being opened, and nobody answers.
+    for _ in 0..3 {
+        assert!(!stage.update(producer).flow.may_evict);
+        stage.publish(producer, vec![0; 60_000]);
+        stage.advance(40 * MS);
+    }
+    assert!(stage.update(producer).flow.may_evict, "120 ms");
+    let channel = stage.expect_channel_open(PUB);
+    stage.stalled.insert(PUB);
+    stage.channel_open_ok(PUB, channel);
+    // The first is encoded: something left. What stays behind it stands still again.
+    stage.pending(PUB);
+    stage.pump();
+    assert!(stage.stats(producer).queued > 0);
+    assert!(!stage.update(producer).flow.may_evict);
+    stage.advance(100 * MS);
+    assert!(stage.update(producer).flow.may_evict);
+    stage.stalled.clear();
+    stage.pump();
+    assert!(!stage.update(producer).flow.may_evict);
+    for _ in 0..3 {
+        stage.expect_publish(PUB);
+    }
+    stage.finish();
+}
+
 // ---- the end ---------------------------------------------------------------------------------
 
 /// A producer with a message in each state, and the connection's fate after it.

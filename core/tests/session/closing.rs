@@ -1,7 +1,8 @@
 //! Connections that end: s13, s14, f15, f31, f32; and what breaks the protocol: s8, s9, f20, f21.
 
 use lavinmq_core::{
-    error::{ProtocolError, PublishError},
+    config::ConsumerConfig,
+    error::{ConsumeError, OpenError, ProtocolError, PublishError},
     event::FailReason,
     wire::{FrameKind, WireError},
 };
@@ -454,10 +455,10 @@ fn s14_a_shutdown_while_disconnected_keeps_its_deadline_and_dials_meanwhile() {
 fn s14_after_our_close_confirms_still_count_and_other_methods_do_not() {
     let mut stage = stable();
     let (producer, channel) = stage.confirming("a");
-    for n in 2..=4 {
+    for n in 2..=5 {
         stage.publish(producer, n.to_string());
     }
-    let copies = stage.expect_publishes(PUB, &["2", "3", "4"]);
+    let copies = stage.expect_publishes(PUB, &["2", "3", "4", "5"]);
     // A heartbeat on a channel: we close.
     let mut bytes = Vec::new();
     wire::put_frame(&mut bytes, FrameKind::Heartbeat, channel, |_| {});
@@ -474,13 +475,87 @@ fn s14_after_our_close_confirms_still_count_and_other_methods_do_not() {
     // A return and its ack, too; the peer checks that nothing is answered.
     stage.give_back(PUB, &copies[2]);
     stage.close_channel(PUB, 2000, 404, "late", (0, 0));
+    stage.ack(PUB, channel, 99, false);
     stage.ack(PUB, channel, 4, false);
     let verdicts = stage.verdicts();
     assert!(matches!(verdicts[..], [(4, Some(Verdict::Returned(_)))]), "{verdicts:?}");
+    stage.nack(PUB, channel, 5, false);
+    assert_eq!(stage.verdicts(), [(5, Some(Verdict::Nacked))]);
     stage.close_channel(PUB, channel, 404, "late", PUBLISH);
     stage.close_ok(PUB);
     assert!(!stage.peers[PUB].up);
     reconnect(&mut stage);
+    stage.finish();
+}
+
+#[test]
+fn s14_a_reply_after_our_close_is_nobodys() {
+    let mut stage = stable();
+    let request = stage.declare(QueueConfig::new("a").unwrap());
+    let control = stage.expect_channel_open(CON);
+    stage.channel_open_ok(CON, control);
+    stage.expect_declare(CON);
+    let mut bytes = Vec::new();
+    wire::put_frame(&mut bytes, FrameKind::Heartbeat, control, |_| {});
+    stage.feed(CON, &bytes);
+    assert_eq!(stage.expect_close(CON), 501);
+    stage.declare_ok(CON, control, "a");
+    assert_eq!(stage.declared(), [], "it is asked for again");
+    stage.close_ok(CON);
+    stage.advance(Duration::ZERO);
+    stage.accept(CON, &Broker::default());
+    let control = stage.expect_channel_open(CON);
+    stage.channel_open_ok(CON, control);
+    stage.expect_declare(CON);
+    stage.declare_ok(CON, control, "a");
+    assert_eq!(stage.declared(), [(request, Ok("a".into()))]);
+    stage.finish();
+}
+
+#[test]
+fn f15_a_connection_close_over_no_publish_blames_none() {
+    // Which connection, the code, and the method that it names.
+    for (c, code, method) in
+        [(CON, 540, (0, 0)), (PUB, 320, (0, 0)), (PUB, 540, (50, 10)), (PUB, 320, (50, 10))]
+    {
+        let mut stage = stable();
+        let (producer, mut channel) = stage.confirming("a");
+        stage.publish(producer, "2");
+        stage.expect_publishes(PUB, &["2"]);
+        for attempt in 2..=3 {
+            stage.close(c, code, "no", method);
+            stage.expect_close_ok(c);
+            assert_eq!(stage.verdicts(), [], "{c} {code} {method:?}");
+            stage.until_reason(DeadlineReason::Reconnect);
+            stage.accept(c, &Broker::default());
+            if c == PUB {
+                channel = stage.accept_lane(PUB, PublishMode::Confirm);
+                assert_eq!(stage.expect_publish(PUB).attempt(), Some(attempt));
+            }
+        }
+        stage.ack(PUB, channel, if c == PUB { 1 } else { 2 }, false);
+        assert_eq!(stage.verdicts(), [(2, None)]);
+        stage.finish();
+    }
+}
+
+#[test]
+fn s14_from_a_shutdown_on_nothing_is_opened_declared_or_published() {
+    let mut stage = stable();
+    let (producer, _) = stage.confirming("a");
+    stage.publish(producer, "2");
+    stage.expect_publishes(PUB, &["2"]);
+    stage.session.shutdown(30 * SEC, stage.now);
+    stage.pump();
+    let now = stage.now;
+    let settings = to_queue("b", PublishMode::Confirm);
+    assert_eq!(stage.session.open_producer(settings, now), Err(OpenError::Closed));
+    let queue = QueueConfig::new("b").unwrap();
+    assert_eq!(stage.session.declare_queue(queue, now), Err(DeclareError::Closed));
+    let consumer = ConsumerConfig::new("b").unwrap();
+    assert_eq!(stage.session.open_consumer(consumer, now), Err(ConsumeError::Closed));
+    let error = stage.session.publish(producer, "3".into(), now).unwrap_err();
+    assert_eq!(error, PublishError::Closed("3".into()));
     stage.finish();
 }
 
@@ -693,6 +768,33 @@ fn f01_nothing_counts_after_bytes_that_are_no_frame_however_they_are_split() {
         stage.advance(Duration::from_secs(1));
         assert!(!stage.peers[PUB].up);
         assert_eq!(stage.stats(producer).in_flight, 1);
+        stage.finish();
+    }
+}
+
+#[test]
+fn s13_the_first_message_of_all_is_sent_again_if_the_close_comes_before_its_first_byte_is_out() {
+    for mode in [PublishMode::Confirm, PublishMode::FireAndForget] {
+        let mut stage = stable();
+        let producer = stage.producer("q", mode);
+        stage.session.publish(producer, "1".into(), stage.now).unwrap();
+        let channel = stage.expect_channel_open(PUB);
+        if mode == PublishMode::Confirm {
+            stage.channel_open_ok(PUB, channel);
+            stage.expect_method(PUB);
+            stage.stalled.insert(PUB);
+            stage.select_ok(PUB, channel);
+        } else {
+            stage.stalled.insert(PUB);
+            stage.channel_open_ok(PUB, channel);
+        }
+        assert!(stage.pending(PUB) > 0);
+        stage.close(PUB, 320, "going down", (0, 0));
+        stage.stalled.clear();
+        stage.expect_close_ok(PUB);
+        reconnect(&mut stage);
+        stage.accept_lane(PUB, mode);
+        assert_eq!(stage.expect_publishes(PUB, &["1"])[0].attempt(), None);
         stage.finish();
     }
 }

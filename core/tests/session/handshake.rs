@@ -181,6 +181,40 @@ fn f08_a_refusal_on_the_first_connect_is_an_error_to_the_caller() {
 }
 
 #[test]
+fn f08_a_close_during_the_handshake_that_refuses_nobody_is_told_as_it_came() {
+    // Before Tune and after it, with a code that is neither about the user nor about the host.
+    for tuned in [false, true] {
+        let mut stage = greeted(config());
+        stage.start(PUB, &Broker::default());
+        stage.expect_start_ok(PUB);
+        if tuned {
+            tune(&mut stage, (0, 0, 0));
+            stage.expect_tune_ok(PUB);
+            stage.expect_connection_open(PUB);
+        }
+        stage.close(PUB, 541, "INTERNAL_ERROR", (0, 0));
+        stage.expect_close_ok(PUB);
+        let closed = Loss::Closed { code: 541, text: "INTERNAL_ERROR".into(), method: (0, 0) };
+        assert_eq!(failure(&mut stage), closed, "{tuned}");
+        stage.finish();
+    }
+}
+
+#[test]
+fn s07_with_tls_dialling_has_the_time_of_both() {
+    for (tls, seconds) in [(false, 7), (true, 18)] {
+        let mut config = config();
+        config.target.tls = tls;
+        config.deadlines.connect = 7 * SEC;
+        config.deadlines.tls = 11 * SEC;
+        let stage = Stage::new(config);
+        let deadline = stage.session.poll_deadline().unwrap();
+        assert_eq!(deadline.reason, DeadlineReason::Dial);
+        assert_eq!(deadline.at - stage.now, seconds * SEC, "{tls}");
+    }
+}
+
+#[test]
 fn s03_a_refusal_later_is_retried_at_the_longest_backoff() {
     let mut stage = Stage::connected(config());
     stage.advance(20 * SEC);

@@ -24,6 +24,39 @@ fn heartbeat(stage: &mut Stage, c: usize) {
     stage.feed(c, &wire::HEARTBEAT);
 }
 
+/// The deadline counts from the last byte that was taken, not from the next look at what is left.
+#[test]
+fn s07_a_transport_that_took_a_part_and_takes_no_more_is_dropped_30_s_after_that() {
+    let mut stage = Stage::connected(config());
+    let (producer, _) = stage.forgetting("orders");
+    stage.stalled.insert(PUB);
+    stage.publish(producer, "2");
+    stage.write(PUB, 10);
+    stage.sleep(29 * SEC);
+    stage.session.handle_tick(stage.now);
+    stage.pending(PUB);
+    stage.advance(SEC - MS);
+    assert!(stage.peers[PUB].up);
+    stage.advance(MS);
+    assert!(!stage.peers[PUB].up);
+}
+
+#[test]
+fn a_connection_that_is_lost_once_counts_once_however_often_it_is_dialled() {
+    let mut stage = Stage::connected(config());
+    stage.cut(PUB);
+    for _ in 0..3 {
+        stage.until_reason(DeadlineReason::Reconnect);
+        stage.connect(PUB);
+        stage.cut(PUB);
+    }
+    assert_eq!((stage.session.stats().losses, stage.session.stats().reconnects), (1, 0));
+    stage.until_reason(DeadlineReason::Reconnect);
+    stage.accept(PUB, &Broker::default());
+    stage.cut(PUB);
+    assert_eq!((stage.session.stats().losses, stage.session.stats().reconnects), (2, 1));
+}
+
 #[test]
 fn s06_a_heartbeat_follows_half_an_interval_without_sending() {
     let mut stage = with_heartbeat(10);
@@ -435,4 +468,20 @@ fn s21_a_blocked_connection_that_is_lost_is_not_blocked_when_it_comes_back() {
     stage.accept_lane(PUB, PublishMode::Confirm);
     stage.expect_publishes(PUB, &["2"]);
     stage.finish();
+}
+
+#[test]
+fn f13_no_heartbeats_pile_up_while_the_peer_takes_nothing() {
+    let mut stage = with_heartbeat(10);
+    let (producer, _) = stage.forgetting("orders");
+    stage.stalled.insert(PUB);
+    stage.publish(producer, "2");
+    let pending = stage.pending(PUB);
+    for _ in 0..4 {
+        stage.advance(5 * SEC);
+        assert_eq!(stage.pending(PUB), pending);
+        // It goes on sending.
+        heartbeat(&mut stage, PUB);
+        heartbeat(&mut stage, CON);
+    }
 }

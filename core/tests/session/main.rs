@@ -14,6 +14,7 @@
 mod accounts;
 mod channels;
 mod closing;
+mod copies;
 mod cuts;
 mod explain;
 mod handshake;
@@ -21,3 +22,4 @@ mod harness;
 mod liveness;
 mod publishing;
 mod recovery;
+mod settled;

@@ -262,11 +262,14 @@ fn s19_a_tag_that_was_never_sent_is_an_error_and_settles_nothing() {
         let mut stage = Stage::connected(config());
         let (producer, channel) = stage.confirming("orders");
         stage.publish(producer, "2");
-        stage.expect_publishes(PUB, &["2"]);
+        let copies = stage.expect_publishes(PUB, &["2"]);
         stage.ack(PUB, channel, tag, multiple);
         assert_eq!(stage.verdicts(), []);
         // Only the channel pays for it; a peer that does it again and again is met with patience.
         assert_eq!(stage.expect_channel_close(PUB), (channel, 406));
+        // What crosses our close is nobody's.
+        stage.give_back(PUB, &copies[0]);
+        stage.ack(PUB, channel, 2, false);
         stage.silent();
         stage.advance(Duration::ZERO);
         let channel = stage.accept_lane(PUB, PublishMode::Confirm);
@@ -282,6 +285,21 @@ fn s19_a_tag_that_was_never_sent_is_an_error_and_settles_nothing() {
         assert_eq!(stage.verdicts(), [(2, None)], "{tag} {multiple}");
         stage.finish();
     }
+}
+
+#[test]
+fn s19_a_tag_that_was_never_sent_in_the_middle_of_a_body_costs_the_connection() {
+    let mut stage = Stage::connected(config());
+    let (producer, channel) = stage.confirming("orders");
+    stage.stalled.insert(PUB);
+    stage.publish(producer, vec![b'x'; 400_000]);
+    stage.write(PUB, 30_000);
+    stage.ack(PUB, channel, 99, false);
+    stage.stalled.clear();
+    stage.expect_publish_begun(PUB);
+    assert_eq!(stage.expect_close(PUB), 503, "no channel.close fits between its frames");
+    stage.close_ok(PUB);
+    stage.finish();
 }
 
 #[test]

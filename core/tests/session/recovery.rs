@@ -517,6 +517,45 @@ fn s40_one_failed_queue_is_reported_and_does_not_stop_the_rest() {
 }
 
 #[test]
+fn s12_a_declaration_that_does_not_fit_into_the_smallest_frame_is_refused() {
+    let mut stage = Stage::connected(config());
+    let mut declare = |length: usize| {
+        let mut queue = named("a");
+        let text = "x".repeat(length);
+        queue.arguments.insert("h".into(), AMQPValue::LongString(text.as_str().into()));
+        stage.session.declare_queue(queue, stage.now)
+    };
+    let Err(DeclareError::TooLarge { size, limit }) = declare(5000) else { panic!("too large") };
+    assert_eq!(limit, 4096);
+    let most = 5000 - (size - limit);
+    assert_eq!(declare(most + 1), Err(DeclareError::TooLarge { size: limit + 1, limit }));
+    assert!(declare(most).is_ok());
+    let channel = stage.expect_channel_open(CON);
+    stage.channel_open_ok(CON, channel);
+    stage.expect_declare(CON);
+    stage.finish();
+}
+
+#[test]
+fn f23_a_declaration_that_nobody_waits_for_any_more_is_not_sent() {
+    let mut stage = Stage::connected(config());
+    stage.declare(named("a"));
+    let given_up = stage.declare(named("b"));
+    let last = stage.declare(named("c"));
+    stage.session.forget_request(given_up);
+    let channel = stage.expect_channel_open(CON);
+    stage.channel_open_ok(CON, channel);
+    stage.expect_declare(CON);
+    stage.declare_ok(CON, channel, "a");
+    assert_eq!(stage.expect_declare(CON).1.queue.as_str(), "c");
+    stage.declare_ok(CON, channel, "c");
+    assert_eq!(stage.declared().last(), Some(&(last, Ok("c".into()))));
+    stage.advance(60 * SEC);
+    assert_eq!(stage.declared(), []);
+    stage.finish();
+}
+
+#[test]
 fn s40_a_declaration_that_the_broker_refuses_is_an_error_and_is_not_recorded() {
     let mut stage = Stage::connected(config());
     let request = stage.declare(named("a"));
@@ -631,5 +670,33 @@ fn s42_the_state_is_that_of_the_connection_that_is_missing() {
     assert_eq!(stage.states(), [State::Connecting], "the other one was not lost");
     stage.accept(CON, &Broker::default());
     assert_eq!(stage.states(), [State::Connected]);
+    stage.finish();
+}
+
+#[test]
+fn s39_a_queue_that_stays_locked_is_reported_after_eight_more_attempts() {
+    let mut stage = Stage::connected(config());
+    stage.declare_now(with(named("locked"), |config| config.exclusive = true), "locked");
+    let mut control = replay(&mut stage);
+    let wait = |stage: &mut Stage| {
+        while !stage.has_frames(CON) {
+            stage.advance(50 * MS);
+        }
+    };
+    for attempt in 0..9 {
+        assert_eq!(stage.events(), [], "{attempt}");
+        if attempt > 0 {
+            wait(&mut stage);
+            control = stage.expect_channel_open(CON);
+            stage.channel_open_ok(CON, control);
+            wait(&mut stage);
+        }
+        assert_eq!(stage.expect_declare(CON).1.queue.as_str(), "locked");
+        stage.close_channel(CON, control, 405, "RESOURCE_LOCKED", (50, 10));
+        stage.expect_channel_close_ok(CON, control);
+    }
+    let events = stage.events();
+    assert!(matches!(events[..], [Event::RedeclareFailed { code: 405, .. }]), "{events:?}");
+    stage.advance(600 * SEC);
     stage.finish();
 }

@@ -287,3 +287,16 @@ fn s31_when_an_old_channel_is_closed_acks_on_the_new_one_still_count() {
     stage.expect_channel_close_ok(CON, old);
     assert_eq!(stage.terms(consumer), [3, 2, 0, 0, 1, 0, 0]);
 }
+
+#[test]
+fn s31_what_is_in_hand_on_the_old_channel_can_be_settled_although_the_new_one_is_refused() {
+    let mut stage = Stage::connected(config());
+    let (consumer, old, tag) = stage.consuming();
+    stage.deliver(CON, old, 1..=2);
+    stage.feed(CON, &server_cancel(old, &tag, true));
+    let (new, _) = stage.accept_consume(CON, &consume("orders"));
+    stage.refuse(CON, new, 404, "no queue");
+    stage.settle(consumer, 1, 1..=2, Settlement::Ack);
+    assert_eq!(stage.next(CON), ack_multiple(old, 2));
+    assert_eq!(stage.terms(consumer), [2, 2, 0, 0, 0, 0, 0]);
+}

@@ -22,4 +22,5 @@ mod no_ack;
 mod settling;
 mod shutdown;
 mod subscribing;
+mod together;
 mod words;

@@ -298,3 +298,24 @@ fn s34_acks_wait_for_room_and_none_is_lost() {
     assert_eq!(stage.terms(consumer), [20_000, 19_999, 0, 0, 0, 1, 0]);
     stage.finish();
 }
+
+#[test]
+fn f36_a_delivery_that_was_settled_before_it_was_forgotten_is_put_off_by_nobody() {
+    let mut stage = Stage::connected(config());
+    let (consumer, channel, _) = stage.consuming();
+    stage.deliver(CON, channel, 1..=3);
+    stage.settle(consumer, 1, 1..=1, Settlement::Ack);
+    stage.expect_frames(CON, &[ack(channel, 1)]);
+    stage.settle(consumer, 1, 1..=1, Settlement::RequeueLater);
+    assert_eq!(stage.account(consumer).forgotten, 0);
+    // The first delay is still the short one; and what was settled before does not make it so.
+    for (tag, wait) in [(2, 100), (3, 200)] {
+        stage.settle(consumer, 1, tag..=tag, Settlement::RequeueLater);
+        stage.settle(consumer, 1, 1..=1, Settlement::Ack);
+        stage.advance(wait * MS - MS);
+        stage.silent();
+        stage.advance(MS);
+        stage.expect_frames(CON, &[requeue(channel, tag)]);
+    }
+    stage.finish();
+}

@@ -325,3 +325,29 @@ fn s32_a_subscription_that_nobody_answers_ends_at_the_request_deadline() {
     }
     assert_eq!(stage.session.consumer_stats(consumer), None);
 }
+
+#[test]
+fn s38_a_consumer_follows_a_server_named_queue_to_its_new_name_and_others_stay() {
+    let mut stage = Stage::connected(config());
+    stage.declare_now(QueueConfig::new("").unwrap(), "amq.gen-1");
+    stage.subscribed(&consume("amq.gen-1"));
+    stage.subscribed(&consume("other"));
+    stage.cut(CON);
+    stage.reconnect(CON);
+    let control = stage.expect_channel_open(CON);
+    let other = stage.expect_channel_open(CON);
+    stage.channel_open_ok(CON, control);
+    assert!(stage.expect_declare(CON).1.passive);
+    stage.close_channel(CON, control, 404, "NOT_FOUND", (50, 10));
+    stage.expect_channel_close_ok(CON, control);
+    let control = stage.expect_channel_open(CON);
+    stage.channel_open_ok(CON, control);
+    stage.expect_declare(CON);
+    stage.declare_ok(CON, control, "amq.gen-2");
+    stage.accept_consumer(CON, &consume("amq.gen-2"));
+    stage.channel_open_ok(CON, other);
+    stage.expect_qos(CON, other);
+    stage.qos_ok(CON, other);
+    assert_eq!(stage.expect_consume(CON, other).queue.as_str(), "other");
+    stage.finish();
+}

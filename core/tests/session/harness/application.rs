@@ -99,6 +99,20 @@ impl Stage {
         sequence
     }
 
+    /// A message comes from a hand-over, which draws the numbers: in any order, with any key.
+    pub fn hand_over(
+        &mut self,
+        producer: ProducerId,
+        sequence: u64,
+        key: Option<&str>,
+        message: impl Into<Message>,
+    ) {
+        let (routing_key, message) = (key.map(Into::into), message.into());
+        let accepted = Accepted { sequence, at: self.now, routing_key, message };
+        self.handed_over += 1;
+        self.session.accept(producer, accepted, self.now);
+    }
+
     pub fn stats(&self, producer: ProducerId) -> ProducerStats {
         self.session.producer_stats(producer).unwrap()
     }

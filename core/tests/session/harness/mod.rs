@@ -28,6 +28,7 @@ pub use lavinmq_core::{
     error::{DeclareError, Loss},
     event::DeadlineReason,
     ids::{ConnectionId, ConsumerId, ProducerId, RequestId},
+    publish::Accepted,
     session::{Action, ProducerUpdate, Session, SessionEvent},
     stats::ProducerStats,
     time::Time,
@@ -63,6 +64,8 @@ pub struct Stage {
     updates: BTreeMap<ProducerId, ProducerUpdate>,
     /// How many messages left each producer's buffer, over all updates.
     pub left: BTreeMap<ProducerId, u64>,
+    /// Messages that a hand-over offered and accepted: the session counts the latter alone.
+    handed_over: u64,
     /// Where in memory the bytes lay that the transports took: address and length of each piece.
     pub taken: Vec<(usize, usize)>,
 }
@@ -101,6 +104,7 @@ impl Stage {
             batches: Vec::new(),
             updates: BTreeMap::new(),
             left: BTreeMap::new(),
+            handed_over: 0,
             taken: Vec::new(),
         };
         stage.pump();
@@ -168,7 +172,8 @@ impl Stage {
             *self.left.entry(update.producer).or_default() += update.left;
             self.updates.insert(update.producer, update);
         }
-        let stats = self.session.stats();
+        let mut stats = self.session.stats();
+        stats.publish.offered += self.handed_over;
         assert!(stats.is_conserved(), "the conservation law is broken: {stats:#?}");
     }
 
