@@ -16,6 +16,7 @@ use super::{
 use crate::{error::ConnectError, event::State, session::Report, stats::Stats};
 
 /// A client of one broker: two connections (by default) that are opened again whenever they are lost.
+/// Idle, it holds about 25 KiB with both, and is woken about ten times a second.
 ///
 /// Cloning it is cheap; all clones are the same client. A client ends with its last `Client`,
 /// `Producer` or `Consumer`; receipts and deliveries do not keep it. Dropping the last one starts a

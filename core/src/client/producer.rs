@@ -78,6 +78,9 @@ impl Mode for Confirm {
 /// becomes of the connection; until it can be sent it waits in the producer's buffer (10,000
 /// messages and 64 MiB by default, memory taken as it fills).
 ///
+/// An idle producer holds less than 4 KiB, and about 8 KiB once it has published. What a burst took is
+/// given back when its buffer and window have been empty for a second.
+///
 /// Cheap to clone; clones share one buffer and one order. When the last clone is dropped, what is
 /// queued is still sent, and then the producer is closed. A producer keeps its client alive.
 ///
