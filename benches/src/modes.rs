@@ -9,7 +9,7 @@ pub(crate) const OUTSTANDING: usize = 16 << 20;
 
 /// From this size on a client that takes bodies by reference count gets them so: what an
 /// application does that cares. Smaller ones are copied out of a buffer for each message.
-const SHARED: usize = 4 << 10;
+const SHARED: usize = 1 << 10;
 
 /// Messages to a queue whose name begins so, the sink delivers to the consumers of that queue.
 pub(crate) const ECHO: &str = "lavinmq-benches-echo";

@@ -124,10 +124,22 @@ impl Contestant for Ours {
     }
 }
 
+async fn flood<T: Into<Message> + Copy>(
+    producer: &Producer<FireAndForget>,
+    message: T,
+    count: u64,
+) -> Fallible {
+    for _ in 0..count {
+        producer.publish(message).await?;
+    }
+    Ok(())
+}
+
 async fn publish(producer: Producer<FireAndForget>, task: Task, count: u64) -> Fallible {
     let source = Source::of(&task);
-    for _ in 0..count {
-        producer.publish(source.message()).await?;
+    match &source.ready {
+        None => flood(&producer, &source.body, count).await?,
+        Some(message) => flood(&producer, message, count).await?,
     }
     producer.flush().await;
     match producer.stats().dropped() {
@@ -155,14 +167,22 @@ impl Source {
         };
         Self { body, ready }
     }
-
-    fn message(&self) -> Message {
-        self.ready.as_ref().map_or_else(|| Message::from(&self.body), Message::from)
-    }
 }
 
 async fn confirm_pipelined(producer: &Producer<Confirm>, task: &Task, count: u64) -> Fallible {
     let source = Source::of(task);
+    match &source.ready {
+        None => confirm_all(producer, &source.body, task, count).await,
+        Some(message) => confirm_all(producer, message, task, count).await,
+    }
+}
+
+async fn confirm_all<T: Into<Message> + Copy>(
+    producer: &Producer<Confirm>,
+    message: T,
+    task: &Task,
+    count: u64,
+) -> Fallible {
     let mut receipts = VecDeque::with_capacity(task.window());
     for _ in 0..count {
         if receipts.len() >= task.window()
@@ -170,7 +190,7 @@ async fn confirm_pipelined(producer: &Producer<Confirm>, task: &Task, count: u64
         {
             oldest.await?;
         }
-        receipts.push_back(producer.publish(source.message()).await?);
+        receipts.push_back(producer.publish(message).await?);
     }
     for receipt in receipts {
         receipt.await?;
@@ -183,7 +203,10 @@ async fn confirm_one(producer: &Producer<Confirm>, task: &Task, count: u64) -> F
     let mut times = latencies()?;
     for _ in 0..count {
         let start = Instant::now();
-        producer.publish(source.message()).await?.await?;
+        match &source.ready {
+            None => producer.publish(&source.body).await?.await?,
+            Some(message) => producer.publish(message).await?.await?,
+        }
         record(&mut times, start.elapsed());
     }
     Ok(times)
@@ -200,7 +223,10 @@ async fn ping_pong(
     let mut times = latencies()?;
     for _ in 0..job.count {
         let start = Instant::now();
-        producer.publish(source.message()).await?;
+        match &source.ready {
+            None => producer.publish(&source.body).await?,
+            Some(message) => producer.publish(message).await?,
+        };
         let received = consumer.next().await.ok_or_else(ended)?;
         record(&mut times, start.elapsed());
         same_size(received.body(), task)?;
