@@ -248,7 +248,13 @@ fn visit_producers(
         effects.touch(producer);
     }
     core.producers.give_up(&mut core.session, now);
-    !visits.is_empty()
+    let visited = !visits.is_empty();
+    if again.is_empty() {
+        // For its memory.
+        visits.clear();
+        *again = visits;
+    }
+    visited
 }
 
 fn visit_consumers(core: &mut Core, link: &DriverLink, requests: &mut Requests, now: Time) -> bool {
