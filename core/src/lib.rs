@@ -43,7 +43,7 @@
 //! - one frame of each large body on another channel.
 //!
 //! Acks, declarations and heartbeats wait for the former alone, and one poll of the driver moves about
-//! 1 MiB before the other tasks on its thread have their turn. What the kernel's send buffer holds comes
+//! 128 KiB before the other tasks on its thread have their turn. What the kernel's send buffer holds comes
 //! on top. On the same channel a message waits for the whole of the one before it: AMQP allows nothing
 //! between its frames. Producers have channels of their own while there are at most `own_channels` (64)
 //! of them, then they share. Large bodies and small ones that must not wait belong on different clients.

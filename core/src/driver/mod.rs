@@ -41,8 +41,9 @@ use crate::{
 /// Turns in one poll, before others on the same thread have theirs.
 const TURNS: u32 = 32;
 
-/// Bytes read and written in one poll, after which the same.
-const MOVED: usize = 1 << 20;
+/// Bytes read and written in one poll, after which the same. (More piles up in memory that has left the
+/// cache, and that the allocator gives back to the system, before anybody consumes it.)
+const MOVED: usize = 128 << 10;
 
 /// Visits to producers and to consumers in one turn.
 const VISITS: usize = 1024;
